@@ -1,0 +1,1 @@
+"""When things happen, and what follows from how they end. Knows Prefect; does no work itself."""

@@ -1,0 +1,247 @@
+"""Run a causal language model over the test rows: its greedy answer, and its loss on the answer that was wanted."""
+
+import contextlib
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slipway.errors import StageError
+from slipway.evaluation.predictions import Prediction, Predictions
+from slipway.evaluation.testset import Row, TestSet
+from slipway.params import EvaluateParams
+from slipway.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row in tokens."""
+
+    row: Row
+    prompt: list[int]
+    answer: list[int]  # with the token that ends the turn
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class Limits:
+    batch_size: int
+    max_new_tokens: int
+    positions: int | None  # the longest sequence that the model was built for
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+def device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise StageError(f"{folder} has no tokenizer that loads ({reason}); give fetch.base a complete model") from None
+
+
+def load_model(folder: Path) -> "PreTrainedModel":
+    """A model ready to answer: in its own precision on an accelerator, in fp32 on a CPU."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # it would be one bar a load among our own lines
+    place = device()
+    precision: Any = torch.float32 if place == "cpu" else "auto"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=precision, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    return model.to(place).eval()
+
+
+def add_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
+    """The model with a LoRA adapter on top; the model itself is changed by it."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+
+
+def positions_of(model: "PreTrainedModel") -> int | None:
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+    return next((int(n) for name in names if isinstance(n := getattr(model.config, name, None), int)), None)
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", tests: TestSet, positions: int | None) -> list[Example]:
+    """Every row in tokens, the shortest prompts first; a row that the model has no positions for is an error."""
+    examples = []
+    for row in tests.rows:
+        end = end_of_turn(tokenizer, row)
+        answer = [*_tokens(tokenizer, row.answer), *([] if end is None else [end])]
+        examples.append(Example(row, _tokens(tokenizer, row.prompt), answer))
+    longest = max(examples, key=lambda example: example.length)
+    if positions is not None and longest.length > positions:
+        raise StageError(
+            f"test row {longest.row.id} has {longest.length} tokens with its answer, more than the model's "
+            f"{positions} positions; lower prepare.max_length to {positions} or choose a base with more"
+        )
+    return sorted(examples, key=lambda example: (len(example.prompt), example.row.id))
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase", row: Row) -> int | None:
+    """The token that the chat template puts after an answer when it is a token of its own; else the tokenizer's EOS."""
+    if tokenizer.chat_template and row.answer:
+        text = str(tokenizer.apply_chat_template(json.loads(row.messages), tokenize=False))
+        _, found, after = text.rpartition(row.answer)
+        following = _tokens(tokenizer, after)[:1] if found else []
+        if following and following[0] in tokenizer.get_added_vocab().values():
+            return following[0]
+    return tokenizer.eos_token_id  # type: ignore[no-any-return]
+
+
+def stop_tokens(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", row: Row) -> set[int]:
+    """Whatever ends an answer: the model's and the tokenizer's EOS, the template's end of turn."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    stops = configured if isinstance(configured, list) else [configured]
+    return {int(stop) for stop in (*stops, tokenizer.eos_token_id, end_of_turn(tokenizer, row)) if stop is not None}
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+def padded(model: "PreTrainedModel", sequences: list[list[int]]) -> "dict[str, torch.Tensor]":
+    """A batch padded on the left, so that all rows end at one edge; each row's positions count from its own start."""
+    import torch
+
+    width = max(map(len, sequences))
+    batch = {
+        name: torch.zeros((len(sequences), width), dtype=torch.long)
+        for name in ("input_ids", "attention_mask", "position_ids")
+    }
+    for i, tokens in enumerate(sequences):
+        start = width - len(tokens)
+        batch["input_ids"][i, start:] = torch.tensor(tokens)
+        batch["attention_mask"][i, start:] = 1
+        batch["position_ids"][i, start:] = torch.arange(len(tokens))
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+
+def forward(model: "PreTrainedModel", **inputs: Any) -> Any:
+    """One pass, leaving out what this kind of model does not take (positions, where attention is by distance)."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = inspect.signature(inner.forward).parameters
+    return model(**{name: value for name, value in inputs.items() if name in known})
+
+
+def losses(model: "PreTrainedModel", batch: list[Example]) -> list[float]:
+    """The summed negative log-likelihood of each wanted answer, given its prompt."""
+    import torch
+
+    longest = max(len(e.answer) for e in batch)
+    inputs = padded(model, [e.prompt + e.answer for e in batch])
+    # Only the answers' logits: a full batch of them would not fit where the vocabulary is large.
+    logits = forward(model, **inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, -longest - 1 : -1]
+    targets = inputs["input_ids"][:, -longest:]
+    each = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").double().cpu()
+    return [float(row[longest - len(e.answer) :].sum()) for row, e in zip(each, batch, strict=True)]
+
+
+def answers(model: "PreTrainedModel", batch: list[Example], limits: Limits, stops: set[int]) -> list[list[int]]:
+    """Greedy answers in tokens, without the token that ended them."""
+    import torch
+
+    inputs: dict[str, Any] = padded(model, [e.prompt for e in batch])
+    last = (limits.positions or 10**9) - 1
+    room = [min(limits.max_new_tokens, last + 1 - len(e.prompt)) for e in batch]
+    written: list[list[int]] = [[] for _ in batch]
+    growing = [n > 0 for n in room]
+    while any(growing):
+        out = forward(model, **inputs, use_cache=True, logits_to_keep=1)
+        chosen = out.logits[:, -1].argmax(dim=-1)
+        for i, token in enumerate(chosen.tolist()):
+            if growing[i] and (token in stops or len(written[i]) == room[i]):
+                growing[i] = False
+            elif growing[i]:
+                written[i].append(token)
+                growing[i] = len(written[i]) < room[i]
+        mask = inputs["attention_mask"]
+        inputs = {
+            "input_ids": chosen[:, None],
+            "attention_mask": torch.cat([mask, mask.new_ones((len(batch), 1))], dim=1),
+            # A finished row goes on in step with its batch; its position must stay one that the model has.
+            "position_ids": (inputs["position_ids"][:, -1:] + 1).clamp(max=last),
+            "past_key_values": out.past_key_values,
+        }
+    return written
+
+
+@contextlib.contextmanager
+def computing(threads: int) -> Iterator[None]:
+    """No gradients, and as many threads as params say."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def predict(
+    name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", tests: TestSet, limits: Limits
+) -> Predictions:
+    """What a model says to every row of the test set, in the test set's order."""
+    examples = encode(tokenizer, tests, limits.positions)
+    stops = stop_tokens(tokenizer, model, tests.rows[0])
+    progress = Progress(len(examples), f"evaluate {name}: row")
+    found: dict[str, Prediction] = {}
+    for start in range(0, len(examples), limits.batch_size):
+        batch = examples[start : start + limits.batch_size]
+        said = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers(model, batch, limits, stops)]
+        for e, text, loss in zip(batch, said, losses(model, batch), strict=True):
+            exact = text.strip() == e.row.answer.strip()
+            found[e.row.id] = Prediction(e.row.id, text, tests.label_of(text), exact, loss, len(e.answer))
+        progress.at(len(found))
+    return [found[row.id] for row in tests.rows]
+
+
+def predict_both(
+    base: Path, adapter: Path, full: bool, tests: TestSet, params: EvaluateParams
+) -> dict[str, Predictions]:
+    """The base model's answers, then the tuned model's; with a LoRA adapter the base is loaded once."""
+    tokenizer, model = load_tokenizer(base), load_model(base)
+    limits = Limits(params.batch_size, params.max_new_tokens, positions_of(model))
+    with computing(params.threads):
+        found = {"base": predict("base", model, tokenizer, tests, limits)}
+    if full:
+        del model
+        model = load_model(adapter)
+    else:
+        model = add_adapter(model, adapter)
+    with computing(params.threads):
+        found["tuned"] = predict("tuned", model, tokenizer, tests, limits)
+    return found

@@ -1,0 +1,61 @@
+"""Release records in the state folder: one folder a release, with its report and evidence."""
+
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from slipway import digest, settings
+from slipway.errors import UsageError
+from slipway.report.release import Release
+
+_KEPT = ("report", "scorecard", "validation", "decision", "loss")  # names of dvc.yaml's paths worth keeping with the record
+
+
+def new_id() -> str:
+    """Sorts by time, unique without asking anybody."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+
+
+def folder_of(root: Path, release: str) -> Path:
+    return settings.state_folder(root) / "releases" / release
+
+
+def save(root: Path, workspace: Path, release: Release) -> Path:
+    """Keep a release's record, and copies of the evidence it made."""
+    folder = folder_of(root, release.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [workspace / release.paths[name] for name in _KEPT if name in release.paths]
+    for path in [*made, workspace / "params.yaml", workspace / "dvc.lock"]:
+        if path.is_file():
+            shutil.copy2(path, folder / path.name)
+    release.save(folder / Release.FILE)
+    return folder
+
+
+def newest_first(root: Path) -> Iterator[Release]:
+    """Every finished release of the project, the newest first."""
+    releases = settings.state_folder(root) / "releases"
+    for folder in sorted(releases.iterdir(), reverse=True) if releases.is_dir() else []:
+        if (folder / Release.FILE).is_file():
+            yield Release.load(folder / Release.FILE)
+
+
+def find(root: Path, release: str | None) -> Release:
+    """A release by id (or the start of one); the newest without."""
+    for record in newest_first(root):
+        if release is None or record.id.startswith(release):
+            return record
+    raise UsageError(f"no release {release or ''} here yet; `slipway run` makes one".replace("  ", " "))
+
+
+def lock_digest(workspace: Path) -> str | None:
+    lock = workspace / "dvc.lock"
+    return digest.of_file(lock) if lock.is_file() else None
+
+
+def of_lock(root: Path, lock: str | None) -> Release | None:
+    """The newest release that ended with a verdict on exactly these inputs and outputs."""
+    judged = (r for r in newest_first(root) if r.outcome in ("passed", "refused", "undecided"))
+    return next((r for r in judged if lock is not None and r.lock_digest == lock), None)

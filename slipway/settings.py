@@ -1,0 +1,127 @@
+"""Where Slipway runs: the only reader of environment variables.
+
+`configs/env/<name>.yaml` first, then SLIPWAY_* variables. Nothing here changes a byte of any output.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slipway import strict
+from slipway.errors import UsageError
+
+# The one switch for telemetry: off, for every library, with nothing that turns it on.
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Not telemetry, but the same kind of switch: never unpickle what a registry serves.
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+class Environment(BaseModel):
+    """One file of configs/env."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state: str = Field(description="Folder for MLflow, Prefect and release records, relative to the project")
+    mlflow_uri: str | None = Field(description="MLflow tracking server; none: SQLite in the state folder")
+    prefect_api_url: str | None = Field(description="Prefect server; none: Prefect's own local API")
+    stage_timeout_seconds: Annotated[int, Field(ge=1)]
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The project that a folder belongs to: the nearest one upwards with dvc.yaml and params.yaml."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+            return folder
+    raise UsageError(f"no Slipway project at {here} or above it (dvc.yaml and params.yaml); go to one, or `slipway init NAME`")
+
+
+def variable(name: str) -> str | None:
+    """A SLIPWAY_* variable, None when unset or empty."""
+    return os.environ.get(f"SLIPWAY_{name}") or None
+
+
+def load(root: Path, name: str | None = None) -> Environment:
+    """The named environment, or the one in use."""
+    name = name or variable("ENV") or "local"
+    path = root / "configs" / "env" / f"{name}.yaml"
+    raw = strict.read_yaml(path, f"set SLIPWAY_ENV to one of {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}")
+    overrides = {key: value for key in Environment.model_fields if (value := variable(key.upper())) is not None}
+    try:
+        return Environment.model_validate(raw | overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        line = strict.line_of(path, first["loc"])
+        raise UsageError(f"{path}:{line}: {key}: {first['msg']}; correct it") from None
+
+
+def state_folder(root: Path) -> Path:
+    """Where state lives: shared by every worktree of a project (SLIPWAY_STATE), or the project's own."""
+    return (root / load(root).state).resolve()
+
+
+def scratch_folder(root: Path) -> Path:
+    """Checkpoints and caches, shared by every worktree of a project (SLIPWAY_SCRATCH), keyed by input digest."""
+    return Path(variable("SCRATCH") or root / ".scratch").resolve()
+
+
+def mlflow_uri(root: Path) -> str:
+    return load(root).mlflow_uri or f"sqlite:///{state_folder(root)}/mlflow.db"
+
+
+def environment(root: Path) -> dict[str, str]:
+    """The variables every library needs to be quiet, to stay inside the project and to work without a home folder."""
+    scratch, state = scratch_folder(root), state_folder(root)
+    inside = {
+        "PREFECT_HOME": state / "prefect",
+        "MPLCONFIGDIR": scratch / "matplotlib",
+        "XDG_CACHE_HOME": scratch / "cache",
+        "DVC_SITE_CACHE_DIR": scratch / "dvc-site",
+    }
+    chosen = {
+        "MLFLOW_TRACKING_URI": mlflow_uri(root),
+        # Progress goes to Prefect's log, where its UI shows it; the terminal has a display of its own.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its first start makes its database
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin for each other run 4 times slower beside other work
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on CUDA
+        "PYTHONHASHSEED": "0",
+    }
+    if url := load(root).prefect_api_url:
+        chosen["PREFECT_API_URL"] = url
+    # What a person exported on purpose wins over our choices, never over the telemetry switch.
+    ours = {key: os.environ.get(key) or str(value) for key, value in (inside | chosen).items()}
+    return ours | _QUIET
+
+
+def quiet() -> None:
+    """Switch every library's telemetry off where no project sets the rest of the environment."""
+    os.environ.update(_QUIET)
+
+
+def apply(root: Path) -> None:
+    """Set those variables for this process and its children; call before any library is imported."""
+    chosen = environment(root)
+    Path(chosen["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    os.environ.update(chosen)
+    # The user's tools, `python` among them, are the ones of the interpreter that runs this.
+    import sys
+
+    here = str(Path(sys.executable).parent)
+    if here not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = here + os.pathsep + os.environ.get("PATH", "")

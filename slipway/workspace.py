@@ -1,0 +1,75 @@
+"""Where a release works: the folder the person stands in, or a git worktree of its own. One release at a time in each."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from slipway import atomic, git, settings
+from slipway.errors import Transient
+
+
+def _holder(path: Path) -> str:
+    try:
+        held = json.loads(path.read_text())
+        return f"release {held['release']} (PID {held['pid']}, since {held['since']})"
+    except (OSError, ValueError, KeyError):
+        return "another run"
+
+
+@contextlib.contextmanager
+def held(root: Path, release: str, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold a workspace for one release; Transient naming the holder when it is taken and stays so."""
+    path = root / ".scratch" / "workspace.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Transient(
+                        f"{root} is held by {_holder(path)}; wait for it (`slipway run --wait SECONDS`) or work in a worktree (`slipway release`)"
+                    ) from None
+                time.sleep(0.2)
+        lock.truncate(0)
+        since = time.strftime("%H:%M:%S")
+        lock.write(json.dumps({"release": release, "pid": os.getpid(), "since": since}))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def lifeline(root: Path, release: str) -> Iterator[Path]:
+    """A lock that the kernel drops when this process dies: the stages' processes wait for it, and die too."""
+    path = settings.scratch_folder(root) / "lifelines" / release
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def worktree(root: Path, release: str, revision: str) -> Iterator[Path]:
+    """A worktree of `revision` over the project's DVC cache and remote; gone afterwards."""
+    folder = settings.scratch_folder(root) / "worktrees" / release
+    git.add_worktree(root, folder, revision)
+    try:
+        local = root / ".dvc" / "config.local"
+        remote = settings.state_folder(root) / "dvc-remote"
+        lines = ["[cache]", f"    dir = {root / '.dvc' / 'cache'}", "['remote \"local\"']", f"    url = {remote}", ""]
+        kept = local.read_text() if local.exists() else ""
+        atomic.write_text(folder / ".dvc" / "config.local", "\n".join(lines) + kept)
+        yield folder
+    finally:
+        git.remove_worktree(root, folder)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""One step a file: read files, call slipway, write files, return metrics."""

@@ -1,0 +1,117 @@
+"""A stage as a Prefect task: retries, timeout and progress where Prefect shows them; the work stays in `dvc repro`."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+from prefect.tasks import exponential_backoff
+from pydantic import BaseModel
+
+from slipway import tracking
+from slipway.errors import Transient
+from tasks import _repro
+
+if TYPE_CHECKING:
+    from prefect import Task
+    from prefect.client.schemas.objects import State, TaskRun
+
+    from tasks._stage import Stage
+
+DEFAULT_TIMEOUT_SECONDS = 3600
+
+
+class Workspace(BaseModel):
+    """Where a release works, and what its stages' processes need to know. Plain values: Prefect may store them."""
+
+    root: str
+    release: str
+    environment: dict[str, str]
+
+
+# Lines of progress for whoever watches in this process (the terminal); Prefect gets them as logs either way.
+watchers: dict[str, Callable[[str, str], None]] = {}
+
+
+class Attempt:
+    """One attempt of a stage, its journal replayed into MLflow while the stage runs in its own process."""
+
+    def __init__(self, name: str, workspace: Workspace) -> None:
+        self.name, self.workspace, self.id = name, workspace, uuid.uuid4().hex
+        environment = workspace.environment
+        self.journal = Path(environment["SLIPWAY_SCRATCH"]) / "attempts" / name / f"{self.id}.jsonl"
+        self.project = Path(environment["SLIPWAY_PROJECT"])
+        self.run: tracking.StageRun | None = None
+        context = TaskRunContext.get()
+        self.count = context.task_run.run_count if context else 1
+
+    def advance(self) -> None:
+        """Take in what the journal says by now; a stage that DVC does not run has none, and no run here."""
+        if self.run is None and self.journal.exists():
+            environment = self.workspace.environment
+            tags = {"slipway.commit": environment["SLIPWAY_COMMIT"], "slipway.attempt": str(self.count)}
+            self.run = tracking.StageRun(self.project, self.name, self.journal, environment["SLIPWAY_PARENT_RUN"], tags)
+        if self.run:
+            self.run.advance()
+
+    async def follow(self) -> None:
+        while True:
+            await asyncio.sleep(tracking.LOOK_SECONDS)
+            await asyncio.to_thread(self.advance)
+
+
+@contextlib.asynccontextmanager
+async def _followed(name: str, workspace: Workspace) -> AsyncIterator[Attempt]:
+    """An attempt, followed until it ends; a run that was begun is ended too, whatever happened."""
+    attempt, status = Attempt(name, workspace), "FAILED"
+    following = asyncio.create_task(attempt.follow())
+    try:
+        yield attempt
+        status = "FINISHED"
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+        attempt.advance()
+        if attempt.run:
+            attempt.run.end(status)
+
+
+def _only_transient(task: "Task[..., Any]", run: "TaskRun", state: "State[Any]") -> bool:
+    """Retry what may work later; a bug or a refusal ends at once."""
+    return isinstance(state.data, Transient)
+
+
+def task_of(stage: "Stage") -> "Task[..., Any]":
+    """The Prefect task that runs one stage through DVC."""
+
+    @task(
+        name=stage.name,
+        description=stage.about,
+        tags=["stage"],
+        retries=stage.retries,
+        retry_delay_seconds=exponential_backoff(backoff_factor=2),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_only_transient,
+        timeout_seconds=stage.timeout_seconds or DEFAULT_TIMEOUT_SECONDS,
+        cache_policy=NO_CACHE,  # DVC is the cache
+        persist_result=False,  # Prefect's results are pickles; files and digests carry the data
+    )
+    async def run(workspace: Workspace) -> dict[str, Any]:
+        logger, watch = get_run_logger(), watchers.get(workspace.release)
+
+        def on_line(line: str) -> None:
+            logger.info("%s", line)
+            if watch:
+                watch(stage.name, line)
+
+        async with _followed(stage.name, workspace) as attempt:
+            done = await _repro.repro(stage.name, attempt.id, Path(workspace.root), workspace.environment, on_line)
+        return {"status": done.status, "attempts": attempt.count, "run": attempt.run.id if attempt.run else None}
+
+    return run

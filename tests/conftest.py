@@ -1,0 +1,63 @@
+"""Fixtures that every tier may use."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import stub_project
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server for the whole session: starting one for every flow run would cost seconds each."""
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    extra = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=stub_project.environment(**extra), stdout=log, stderr=log)
+        try:
+            wait_for(lambda: _answers(f"{url}/health"), 120, f"Prefect's server: {(home / 'server.log').read_text()}")
+            yield url
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def wait_for(true: object, seconds: float, what: str) -> None:
+    """Wait until a condition holds; fail naming it."""
+    deadline = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Path:
+    """A project of stub stages, in a folder with a space in its name."""
+    return stub_project.make(tmp_path / "a project")
+
+
+@pytest.fixture(scope="module")
+def stub_of_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, one for all tests of a module (they may build on each other's releases)."""
+    return stub_project.make(tmp_path_factory.mktemp("module") / "a project")

@@ -1,0 +1,263 @@
+"""`evaluate` on a real, very small Llama: the same answers as transformers' own, and no report that is not whole."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from slipway import digest
+from slipway.artifacts import ChampionPin, Manifest, Scorecard
+from slipway.errors import StageError
+from slipway.evaluation import inference, testset
+from slipway.params import EvaluateParams
+from tasks.evaluate import evaluate
+
+REPO = Path(__file__).parents[2]
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+PARAMS = EvaluateParams(max_new_tokens=12, batch_size=5, max_rows=None, bootstrap_resamples=100, seed=7, threads=1)
+LABELS = ("refund", "login", "bug")
+ROWS = 24
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    special = ["<|end|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    text = ["intent: refund login bug\npriority: high"] * 20
+    words.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|end|>")  # no pad token
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def _prepared(folder: Path, tokenizer: PreTrainedTokenizerFast, rows: int, tuned: PeftModel | None = None) -> None:
+    (folder / "rows").mkdir(parents=True)
+    table = []
+    for i in range(rows):
+        label = LABELS[i % 3]
+        said = [{"role": "user", "content": f"Hello {i}{' please' * (i % 7)}"}]
+        chat = [*said, {"role": "assistant", "content": f"intent: {label}\npriority: high"}]
+        prompt = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        row = {"id": f"{(i * 7919) % 2**32:016x}", "messages": json.dumps(chat), "prompt": prompt}
+        table.append(row | {"answer": chat[-1]["content"], "label": label})
+    pq.write_table(pa.Table.from_pylist(table), folder / "rows" / "test.parquet")
+    Manifest.write(folder, {"label_pattern": r"(?m)^intent: *(\S+)"})
+
+
+@dataclass
+class Project:
+    root: Path
+    tokenizer: PreTrainedTokenizerFast
+
+    def run(
+        self, out: Path, params: EvaluateParams = PARAMS, pin: ChampionPin | None = None, **paths: Path
+    ) -> dict[str, float]:
+        out.mkdir(exist_ok=True)
+        (pin or ChampionPin(kind="base")).save(out / "champion.json")
+        given = {
+            "base": self.root / "models/base",
+            "adapter": self.root / "models/adapter",
+            "prepared": self.root / "data/prepared",
+        }
+        names = ("scorecard.json", "predictions.parquet", "confusion.csv")
+        return evaluate(
+            params, **(given | paths), champion=out / "champion.json", **{n.split(".")[0]: out / n for n in names}
+        )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root, tokenizer = tmp_path_factory.mktemp("project"), _tokenizer()
+    base, adapter = root / "models" / "base", root / "models" / "adapter"
+    tokenizer.save_pretrained(base)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, eos_token_id=tokenizer.eos_token_id, bos_token_id=None, pad_token_id=None,
+        initializer_range=0.4,
+    )  # fmt: skip
+    model = LlamaForCausalLM(shape)
+    model.save_pretrained(base)
+    about = Manifest.write(base, {"source": "test"})
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(model, lora).save_pretrained(adapter, save_embedding_layers=False)
+    Manifest.write(adapter, {"method": "lora", "base_digest": about.digest})
+    _prepared(root / "data" / "prepared", tokenizer, ROWS)
+    return Project(root, tokenizer)
+
+
+def _predictions(path: Path, model: str) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in pq.read_table(path).to_pylist() if row["model"] == model}
+
+
+def test_a_scorecard_says_everything_and_the_same_inputs_give_the_same_bytes(project: Project, tmp_path: Path) -> None:
+    metrics = project.run(tmp_path / "one")
+    project.run(tmp_path / "two")
+    names = ("scorecard.json", "predictions.parquet", "confusion.csv")
+    assert [(tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in names] == [True] * 3
+    card = Scorecard.load(tmp_path / "one" / "scorecard.json")
+    assert (card.items, card.expected_items) == (ROWS, ROWS)
+    assert card.predictions_sha256 == digest.of_file(tmp_path / "one" / "predictions.parquet")
+    assert card.identity != card.base_identity
+    assert set(card.metrics) == {"tuned", "base", "champion"}
+    assert set(card.deltas) == {"base", "champion"}
+    assert sum(map(sum, card.confusion)) == ROWS
+    assert metrics["items"] == ROWS
+    assert all(np.isfinite(value) for value in metrics.values())
+    lines = (tmp_path / "one" / "confusion.csv").read_text().splitlines()
+    assert (lines[0], len(lines)) == ("actual,predicted", ROWS + 1)
+
+
+def test_batched_answers_and_losses_are_what_transformers_gives_row_by_row(project: Project, tmp_path: Path) -> None:
+    project.run(tmp_path / "out")
+    base = LlamaForCausalLM.from_pretrained(project.root / "models" / "base").eval()
+    tuned = PeftModel.from_pretrained(
+        LlamaForCausalLM.from_pretrained(project.root / "models" / "base"), project.root / "models" / "adapter"
+    )
+    rows = pq.read_table(project.root / "data" / "prepared" / "rows" / "test.parquet").to_pylist()
+    compared = 0
+    for name, model in (("base", base), ("tuned", tuned.eval())):
+        found = _predictions(tmp_path / "out" / "predictions.parquet", name)
+        for row in rows:
+            prompt = project.tokenizer(row["prompt"], return_tensors="pt", add_special_tokens=False)["input_ids"]
+            with torch.inference_mode():
+                said = model.generate(input_ids=prompt, max_new_tokens=12, do_sample=False, pad_token_id=0)
+            text = project.tokenizer.decode(said[0, prompt.shape[1] :], skip_special_tokens=True)
+            assert found[row["id"]]["prediction"] == text
+            whole = project.tokenizer(
+                row["prompt"] + row["answer"] + "<|end|>", return_tensors="pt", add_special_tokens=False
+            )["input_ids"]
+            labels = whole.clone()
+            labels[:, : prompt.shape[1]] = -100
+            with torch.inference_mode():
+                loss = model(input_ids=whole, labels=labels).loss.item()
+            tokens = whole.shape[1] - prompt.shape[1]
+            assert found[row["id"]]["tokens"] == tokens
+            assert found[row["id"]]["loss"] / tokens == pytest.approx(loss, rel=1e-4)
+            compared += 1
+    assert compared == 2 * ROWS
+
+
+def test_a_champion_version_is_compared_on_the_same_rows(project: Project, tmp_path: Path) -> None:
+    project.run(tmp_path / "before")
+    out = tmp_path / "after"
+    out.mkdir()
+    kept = pq.read_table(tmp_path / "before" / "predictions.parquet")
+    pq.write_table(kept.filter(pa.compute.equal(kept["model"], "tuned")), out / "champion.parquet")
+    pin = ChampionPin(kind="version", version="3", identity="x", predictions=digest.of_file(out / "champion.parquet"))
+    project.run(out, pin=pin)
+    card = Scorecard.load(out / "scorecard.json")
+    assert card.metrics["champion"] == card.metrics["tuned"]
+    assert {e.value for e in card.deltas["champion"].values()} == {0.0}
+    assert len(_predictions(out / "predictions.parquet", "champion")) == ROWS
+
+    with pytest.raises(StageError, match="its pin says"):
+        project.run(out, pin=pin.model_copy(update={"predictions": "0" * 64}))
+    pq.write_table(pq.read_table(out / "champion.parquet").slice(2), out / "champion.parquet")
+    short = pin.model_copy(update={"predictions": digest.of_file(out / "champion.parquet")})
+    with pytest.raises(StageError, match=rf"lacks 2 of {ROWS} test rows"):
+        project.run(out, pin=short)
+    (out / "champion.parquet").unlink()
+    with pytest.raises(StageError, match="does not exist"):
+        project.run(out, pin=short)
+
+
+def test_max_rows_scores_the_first_rows_by_id_and_says_so(project: Project, tmp_path: Path) -> None:
+    project.run(tmp_path / "out", PARAMS.model_copy(update={"max_rows": 7}))
+    card = Scorecard.load(tmp_path / "out" / "scorecard.json")
+    assert (card.items, card.expected_items) == (7, 7)
+    every = sorted(pq.read_table(project.root / "data/prepared/rows/test.parquet")["id"].to_pylist())
+    assert sorted(_predictions(tmp_path / "out" / "predictions.parquet", "tuned")) == every[:7]
+
+
+def test_a_fully_tuned_gpt2_without_a_chat_template_is_scored(project: Project, tmp_path: Path) -> None:
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    tokenizer = _tokenizer()
+    tokenizer.chat_template = None
+    for seed, folder in enumerate((base, tuned)):
+        torch.manual_seed(seed)
+        shape = GPT2Config(
+            vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64, eos_token_id=0, bos_token_id=None
+        )
+        GPT2LMHeadModel(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(base)
+    about = Manifest.write(base, {"source": "test"})
+    Manifest.write(tuned, {"method": "full", "base_digest": about.digest})
+    project.run(tmp_path / "out", PARAMS.model_copy(update={"max_new_tokens": 200}), base=base, adapter=tuned)
+    assert Scorecard.load(tmp_path / "out" / "scorecard.json").deltas["base"]["loss"].value != 0
+
+
+def test_a_row_longer_than_the_model_is_a_clear_error(project: Project) -> None:
+    tests = testset.load(project.root / "data" / "prepared", None)
+    with pytest.raises(StageError, match=r"more than the model's 16 positions; lower prepare\.max_length to 16"):
+        inference.encode(project.tokenizer, tests, 16)
+
+
+def test_an_empty_test_set_is_a_clear_error(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    full = pq.read_table(project.root / "data" / "prepared" / "rows" / "test.parquet")
+    pq.write_table(full.slice(0, 0), tmp_path / "rows" / "test.parquet")
+    with pytest.raises(StageError, match="has no rows"):
+        testset.load(tmp_path, None)
+
+
+def _checkout(project: Project, root: Path) -> None:
+    """A copy of the project's own code and settings, with small models and a test set long enough to be killed in."""
+    for name in ("slipway", "tasks", "configs", "pins"):
+        shutil.copytree(REPO / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "constraints.txt"):
+        shutil.copy(REPO / name, root / name)
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["evaluate"] |= {"batch_size": 1, "bootstrap_resamples": 100, "threads": 1}
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    shutil.copytree(project.root / "models", root / "models")
+    _prepared(root / "data" / "prepared", project.tokenizer, 400)
+    ChampionPin(kind="base").save(root / "pins" / "champion.json")
+
+
+@pytest.mark.timeout(120)
+def test_case_A3_killed_in_evaluation_leaves_no_report(project: Project, tmp_path: Path) -> None:
+    _checkout(project, tmp_path)
+    places = {
+        "--base": "models/base", "--adapter": "models/adapter", "--prepared": "data/prepared",
+        "--champion": "pins/champion.json", "--scorecard": "reports/scorecard.json",
+        "--predictions": "reports/predictions.parquet", "--confusion": "reports/confusion.csv",
+        "--metrics": "reports/metrics/evaluate.json",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tasks", "evaluate", *(part for pair in places.items() for part in pair)]
+    ran = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
+    assert ran.stdout is not None
+    lines = []
+    for line in ran.stdout:
+        lines.append(line)
+        if line.startswith("evaluate base: row"):
+            ran.send_signal(signal.SIGKILL)
+            break
+    ran.stdout.close()
+    assert ran.wait() == -signal.SIGKILL, lines
+    visible = [p for p in (tmp_path / "reports").rglob("*") if p.is_file() and not p.name.startswith(".partial-")]
+    assert visible == []
