@@ -36,7 +36,7 @@ test: install lint  ## Lint, types, contracts and every test but long chaos and 
 check: install lint  ## The fast part of `make test`: lint, types, layers, unit tests and contracts
 	$(BIN)/python -m pytest tests/unit tests/contracts
 
-lint: install
+lint: install  ## Lint, layout, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -61,9 +61,9 @@ gpu:  ## Tests marked gpu, then a 0.5B-shaped fine-tune: tokens/s, MFU, peak mem
 	$(GPU_PYTHON) -m pytest -m gpu tests/gpu -p no:cacheprovider
 	$(GPU_PYTHON) benchmarks/gpu_finetune.py $(or $(OUT),.scratch)/gpu_finetune.json
 
-lock: install  ## Pin every package again (constraints.txt)
+lock: install  ## Pin every package again, keeping what still fits (UPGRADE=1: the newest)
 	$(BIN)/python -m pip install -qq uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header \
-	  --no-emit-index-url --no-emit-find-links --upgrade -o constraints.txt pyproject.toml
+	  --no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) -o constraints.txt pyproject.toml
 
 .PHONY: help install run test check lint format services chaos gpu lock

@@ -1,7 +1,7 @@
 """One release: the pure stages in order, then the verdict and its report.
 
-    slipway run      works in place, as `dvc repro` does
-    slipway release  works in a git worktree of its own, as a deployment's run does
+slipway run      works in place, as `dvc repro` does
+slipway release  works in a git worktree of its own, as a deployment's run does
 """
 
 import asyncio
@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, Field
 
 from slipway import digest, git, params, pins, records, settings, strict, tracking, workspace
@@ -43,7 +44,9 @@ class ReleaseOptions(BaseModel):
     )
     revision: str = Field(default="HEAD", title="Git revision", description="What to build, when working in a worktree")
     changes: list[str] = Field(
-        default=[], title="Parameter changes", description="`section.key=value`, as in `finetune.lora.rank=4`; worktree only"
+        default=[],
+        title="Parameter changes",
+        description="`section.key=value`, as in `finetune.lora.rank=4`; worktree only",
     )
     wait_seconds: float = Field(
         default=0, ge=0, title="Wait", description="How long to wait for a workspace that another run holds"
@@ -125,7 +128,12 @@ async def _stage(run: Run, name: str) -> None:
     metrics = strict.read_json(run.place / run.paths["metrics"] / f"{name}.json")
     mlflow_run = done["run"] or await asyncio.to_thread(_restored, run, name, metrics)
     run.stages[name] = StageRun(
-        name=name, status=done["status"], seconds=seconds, attempts=done["attempts"], metrics=metrics, mlflow_run_id=mlflow_run
+        name=name,
+        status=done["status"],
+        seconds=seconds,
+        attempts=done["attempts"],
+        metrics=metrics,
+        mlflow_run_id=mlflow_run,
     )
 
 
@@ -171,7 +179,13 @@ def _record(run: Run, outcome: Outcome, reason: str) -> Release:
         model=tracking.model_name(run.place),
         outcome=outcome,
         reason=reason,
-        exit_code=0 if outcome == "passed" else 130 if outcome == "aborted" else run.error.exit_code if run.error else 3,
+        exit_code=0
+        if outcome == "passed"
+        else 130
+        if outcome == "aborted"
+        else run.error.exit_code
+        if run.error
+        else 3,
         started=run.started,
         ended=datetime.now(UTC),
         stages=stages,
@@ -199,7 +213,9 @@ async def _finish(run: Run, outcome: Outcome, reason: str) -> Release:
     release = _record(run, outcome, reason)
     folder = records.save(run.project, run.place, release)
     report = await asyncio.to_thread(write_report, release, run.place, folder / "report.html")
-    headline = {f"{s.name}.{k}": v for s in release.stages if s.name in ("evaluate", "gate") for k, v in s.metrics.items()}
+    headline = {
+        f"{s.name}.{k}": v for s in release.stages if s.name in ("evaluate", "gate") for k, v in s.metrics.items()
+    }
     tags = {"slipway.tag": run.tag or "", "slipway.reason": reason[:4000]}
     await asyncio.to_thread(run.tracked.finish, outcome, headline, tags, [report, folder / Release.FILE])
     return release
@@ -242,14 +258,15 @@ async def release(options: ReleaseOptions = ReleaseOptions(), release_id: str | 
 def run_here(release_id: str, options: ReleaseOptions) -> BaseException | None:
     """Run the flow in this process; what it raised, when it did not end in a state of its own."""
 
-    async def watched() -> State[Any]:
+    async def watched() -> Any:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await release(options, release_id, return_state=True)
+        state = await release(options, release_id, return_state=True)
+        return await state.aresult(raise_on_failure=False)
 
     try:
-        state = asyncio.run(watched())
+        ended = asyncio.run(watched())
     except (asyncio.CancelledError, KeyboardInterrupt, TerminationSignal):
         return None  # stopped on purpose; the flow has kept its record
-    return state.data if isinstance(state.data, BaseException) else None
+    return ended if isinstance(ended, BaseException) else None

@@ -114,13 +114,17 @@ class Manifest(Artifact):
     def verified(cls, folder: Path) -> Self:
         """The manifest of a folder whose every byte was checked against it."""
         if not (folder / digest.MANIFEST).is_file():
-            raise StageError(f"{folder} has no {digest.MANIFEST}, so it was never finished; run the stage that makes it again")
+            raise StageError(
+                f"{folder} has no {digest.MANIFEST}, so it was never finished; run the stage that makes it again"
+            )
         manifest = cls.load(folder / digest.MANIFEST)
         listed = {file.path: file for file in manifest.files}
         found = {p.relative_to(folder).as_posix(): p for p in digest.files_under(folder)} | {}
         found.pop(digest.MANIFEST, None)
         if missing := sorted(listed.keys() - found.keys()):
-            raise StageError(f"{folder / missing[0]} is missing though its manifest lists it; run the stage that makes it again")
+            raise StageError(
+                f"{folder / missing[0]} is missing though its manifest lists it; run the stage that makes it again"
+            )
         if extra := sorted(found.keys() - listed.keys()):
             raise StageError(f"{folder / extra[0]} is not in the folder's manifest; remove it or run the stage again")
         for name, path in found.items():

@@ -55,7 +55,9 @@ class PrepareParams(Section):
     max_row_bytes: Count = Field(description="Longer rows are dropped, with the reason")
     max_length: Annotated[int, Field(ge=8)] = Field(description="Tokens a packed sequence; longer rows are dropped")
     label_pattern: str | None = Field(description="Regular expression whose group 1, in the answer, is the row's label")
-    near_duplicate_similarity: Share = Field(description="Jaccard similarity of prompts from which one of two rows goes")
+    near_duplicate_similarity: Share = Field(
+        description="Jaccard similarity of prompts from which one of two rows goes"
+    )
     redact: list[Literal["email", "phone", "card", "iban", "ip"]]
     split: SplitParams
     threads: Count
@@ -122,7 +124,9 @@ def _fail(error: ValidationError, path: Path, prefix: tuple[str, ...]) -> UsageE
     location = (*prefix, *first["loc"])
     key, line = ".".join(str(part) for part in location), strict.line_of(path, location)
     if first["type"] == "missing":
-        return UsageError(f"{path}:{line}: {key} is missing; every value stands in params.yaml, see docs/guide/params.md")
+        return UsageError(
+            f"{path}:{line}: {key} is missing; every value stands in params.yaml, see docs/guide/params.md"
+        )
     if first["type"] == "extra_forbidden":
         return UsageError(f"{path}:{line}: unknown key {key}; remove it or correct its spelling")
     return UsageError(f"{path}:{line}: {key} is {first['input']!r}: {first['msg']}; correct the value")

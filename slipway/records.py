@@ -10,7 +10,13 @@ from slipway import digest, settings
 from slipway.errors import UsageError
 from slipway.report.release import Release
 
-_KEPT = ("report", "scorecard", "validation", "decision", "loss")  # names of dvc.yaml's paths worth keeping with the record
+_KEPT = (
+    "report",
+    "scorecard",
+    "validation",
+    "decision",
+    "loss",
+)  # names of dvc.yaml's paths worth keeping with the record
 
 
 def new_id() -> str:

@@ -43,7 +43,9 @@ def find_root(start: Path | None = None) -> Path:
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
             return folder
-    raise UsageError(f"no Slipway project at {here} or above it (dvc.yaml and params.yaml); go to one, or `slipway init NAME`")
+    raise UsageError(
+        f"no Slipway project at {here} or above it (dvc.yaml and params.yaml); go to one, or `slipway init NAME`"
+    )
 
 
 def variable(name: str) -> str | None:
@@ -55,7 +57,9 @@ def load(root: Path, name: str | None = None) -> Environment:
     """The named environment, or the one in use."""
     name = name or variable("ENV") or "local"
     path = root / "configs" / "env" / f"{name}.yaml"
-    raw = strict.read_yaml(path, f"set SLIPWAY_ENV to one of {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}")
+    raw = strict.read_yaml(
+        path, f"set SLIPWAY_ENV to one of {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}"
+    )
     overrides = {key: value for key in Environment.model_fields if (value := variable(key.upper())) is not None}
     try:
         return Environment.model_validate(raw | overrides)

@@ -81,7 +81,9 @@ def read_yaml(path: Path, what_to_do: str = "create it or name another") -> dict
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}; fix that line") from None
+        raise UsageError(
+            f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}; fix that line"
+        ) from None
     except (RecursionError, ValueError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(value, dict):
@@ -145,4 +147,6 @@ def read_json(path: Path) -> Any:
             f"{path} is torn or not UTF-8 at byte {error.start} of {len(data)}; run the stage that makes it again"
         ) from None
     except ValueError as error:
-        raise StageError(f"{path} is not a valid artifact: {error} ({len(data)} bytes); run the stage that makes it again") from None
+        raise StageError(
+            f"{path} is not a valid artifact: {error} ({len(data)} bytes); run the stage that makes it again"
+        ) from None

@@ -44,7 +44,9 @@ def _connect(root: Path) -> tuple["MlflowClient", str]:
                 client.create_experiment(name, artifact_location=location)
             found = client.get_experiment_by_name(name)
     except MlflowException as error:
-        raise Transient(f"MLflow at {uri} does not answer ({error.message}); start it or correct configs/env") from error
+        raise Transient(
+            f"MLflow at {uri} does not answer ({error.message}); start it or correct configs/env"
+        ) from error
     if found is None:
         raise Transient(f"MLflow at {uri} did not keep the experiment {name}; look at its log, then run again")
     return client, str(found.experiment_id)
@@ -100,7 +102,9 @@ class StageRun:
         metrics: list[Metric] = []
         for line in self.reader.new():
             if line["what"] == "metrics":
-                metrics += [Metric(key, float(value), line["at"], line["step"]) for key, value in line["values"].items()]
+                metrics += [
+                    Metric(key, float(value), line["at"], line["step"]) for key, value in line["values"].items()
+                ]
             elif line["what"] == "begin":
                 self._inputs(line["params"], line["inputs"], line["inputs_digest"])
             elif line["what"] == "made":
@@ -174,11 +178,13 @@ class ReleaseRun:
         run = self.client.create_run(experiment, tags={"slipway.release": release, **tags}, run_name=release)
         self.id: str = run.info.run_id
 
-    def finish(self, outcome: str, metrics: Mapping[str, float], tags: Mapping[str, str], artifacts: list[Path]) -> None:
+    def finish(
+        self, outcome: str, metrics: Mapping[str, float], tags: Mapping[str, str], artifacts: list[Path]
+    ) -> None:
         for key, value in metrics.items():
             self.client.log_metric(self.id, key, value)
-        for key, value in {"slipway.outcome": outcome, **tags}.items():
-            self.client.set_tag(self.id, key, value)
+        for key, text in {"slipway.outcome": outcome, **tags}.items():
+            self.client.set_tag(self.id, key, text)
         for path in artifacts:
             self.client.log_artifact(self.id, str(path))
         self.client.set_terminated(self.id, "FAILED" if outcome in ("failed", "aborted") else "FINISHED")

@@ -13,7 +13,7 @@ from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
-from slipway import tracking
+from slipway import settings, tracking
 from slipway.errors import Transient
 from tasks import _repro
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
 
     from tasks._stage import Stage
-
-DEFAULT_TIMEOUT_SECONDS = 3600
 
 
 class Workspace(BaseModel):
@@ -98,7 +96,7 @@ def task_of(stage: "Stage") -> "Task[..., Any]":
         retry_delay_seconds=exponential_backoff(backoff_factor=2),
         retry_jitter_factor=0.5,
         retry_condition_fn=_only_transient,
-        timeout_seconds=stage.timeout_seconds or DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds=stage.timeout_seconds or settings.load(settings.find_root()).stage_timeout_seconds,
         cache_policy=NO_CACHE,  # DVC is the cache
         persist_result=False,  # Prefect's results are pickles; files and digests carry the data
     )

@@ -56,7 +56,9 @@ def set_params(root: Path, changes: list[str]) -> None:
             for section in sections:
                 place = place.get(section) if isinstance(place, dict) else None
             if not separator or not isinstance(place, dict) or key not in place:
-                raise StageError(f"no parameter {name!r} in params.yaml; write `section.key=value` with a key that stands there")
+                raise StageError(
+                    f"no parameter {name!r} in params.yaml; write `section.key=value` with a key that stands there"
+                )
             place[key] = yaml.safe_load(text)
 
 
@@ -146,5 +148,7 @@ def _error(name: str, code: int, record: Mapping[str, Any], lines: list[str]) ->
     if (own := exit_code_of(text)) is not None and own > 0:
         return of_exit_code(own, f"{name}: {_last_words(lines[-_LAST_LINES:])}")
     if own is not None or code < 0:
-        return Transient(f"{name}: its process was killed (signal {abs(own or code)}); run again to go on where it stopped")
+        return Transient(
+            f"{name}: its process was killed (signal {abs(own or code)}); run again to go on where it stopped"
+        )
     return StageError(f"{name}: `dvc repro` failed: {_last_words(lines[-_LAST_LINES:])}")

@@ -56,7 +56,7 @@ class Stage:
 
     @property
     def about(self) -> str:
-        return (inspect.getmodule(self.function).__doc__ or "").strip().splitlines()[0]  # type: ignore[union-attr]
+        return (inspect.getdoc(inspect.getmodule(self.function)) or "").partition("\n")[0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Metrics:
         return self.function(*args, **kwargs)
@@ -130,7 +130,9 @@ def _fingerprint(root: Path, name: str, known: Mapping[str, tuple[Any, str]]) ->
     for dependency in [*declared(root, name, "deps"), *whole_files]:
         path = root / dependency
         if not path.exists():
-            raise errors.StageError(f"{dependency} does not exist, and {name} needs it; run the stage that makes it, or restore it")
+            raise errors.StageError(
+                f"{dependency} does not exist, and {name} needs it; run the stage that makes it, or restore it"
+            )
         for file in digest.files_under(path) if path.is_dir() else [path]:
             if "__pycache__" in file.parts:
                 continue
@@ -219,7 +221,7 @@ def follow_supervisor() -> None:
 
     def wait() -> None:
         try:
-            with open(lifeline) as file:
+            with Path(lifeline).open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
         except OSError:
             pass
@@ -364,7 +366,8 @@ def main(argv: list[str]) -> int:
     except SystemExit as error:  # argparse has said what is wrong
         attempt.end("failed", exit=2)
         return int(error.code or 0)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - every way out gets its record and its exit code
+        error = errors.of_storage(error, root, 0) or error
         code = _say(found.name, error)
         attempt.end("refused" if code == errors.Refused.exit_code else "failed", exit=code, error=str(error))
         return code
@@ -386,9 +389,11 @@ def _say(name: str, error: BaseException) -> int:
         return 130
     if not isinstance(error, errors.SlipwayError):
         traceback.print_exception(error)
-        print(f"{name}: {type(error).__name__}: {error} (this is a bug of Slipway's: please report it)", file=sys.stderr, flush=True)
+        print(
+            f"{name}: {type(error).__name__}: {error} (this is a bug of Slipway's: please report it)",
+            file=sys.stderr,
+            flush=True,
+        )
         return errors.StageError.exit_code
     print(f"{name}: {error}", file=sys.stderr, flush=True)
     return error.exit_code
-
-

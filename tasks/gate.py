@@ -1,6 +1,7 @@
 """Judge the evidence by the policy."""
 
 from slipway import digest
+from slipway.artifacts import BasePin, ChampionPin, SourcePin
 from slipway.governance import evidence
 from slipway.governance.judge import judge
 from slipway.governance.policy import Policy
@@ -12,15 +13,20 @@ from tasks._stage import Input, Metrics, Output, stage
 def gate(
     params: GateParams,
     policy: Input,
+    source: Input,
+    pinned_base: Input,
+    champion: Input,
     base: Input,
     adapter: Input,
     prepared: Input,
     validation: Input,
     scorecard: Input,
+    predictions: Input,
     decision: Output,
 ) -> Metrics:
     rules = Policy.load(policy)
-    found = evidence.gather(base, adapter, prepared, validation, scorecard)
+    pins = {SourcePin.FILE: source, BasePin.FILE: pinned_base, ChampionPin.FILE: champion}
+    found = evidence.gather(pins, base, adapter, prepared, validation, scorecard, predictions)
     verdict = judge(found, rules, digest.of_file(policy))
     verdict.save(decision)
     print(verdict.summary, flush=True)

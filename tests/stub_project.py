@@ -14,7 +14,18 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-_COPIED = ("slipway", "flows", "configs", "pins", "constraints.txt", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
+_COPIED = (
+    "slipway",
+    "flows",
+    "configs",
+    "pins",
+    "constraints.txt",
+    "params.yaml",
+    ".gitignore",
+    ".dvcignore",
+    ".dvc/config",
+    ".dvc/.gitignore",
+)
 _MACHINERY = ("__init__.py", "__main__.py", "_stage.py", "_repro.py", "_prefect.py")
 
 
@@ -55,12 +66,18 @@ def _write_dvc_yaml(folder: Path) -> None:
 
 def git(folder: Path, *words: str) -> str:
     identity = ["-c", "user.name=Test", "-c", "user.email=test@localhost"]
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def environment(**extra: str) -> dict[str, str]:
     """This process's environment without a release's own variables, the interpreter's tools first."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLIPWAY_", "PREFECT_", "MLFLOW_", "DVC_"))}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("SLIPWAY_", "PREFECT_", "MLFLOW_", "DVC_"))
+    }
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     return kept | extra
 
@@ -68,14 +85,22 @@ def environment(**extra: str) -> dict[str, str]:
 def slipway(folder: Path, *words: str, timeout: float = 300, **extra: str) -> subprocess.CompletedProcess[str]:
     """The `slipway` command with the project's own code."""
     command = [sys.executable, "-c", "from slipway.cli import main; main()", *words]
-    return subprocess.run(command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout
+    )
 
 
 def start(folder: Path, *words: str, **extra: str) -> subprocess.Popen[str]:
     """The same, left running in a session of its own."""
     command = [sys.executable, "-c", "from slipway.cli import main; main()", *words]
     return subprocess.Popen(
-        command, cwd=folder, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -86,13 +111,20 @@ def stage(folder: Path, name: str, timeout: float = 120, **extra: str) -> subpro
     command = str(yaml.safe_load((folder / "dvc.yaml").read_text())["stages"][name]["cmd"])
     for variable, value in _stage._values(folder).items():
         command = command.replace("${" + variable + "}", value)
-    return subprocess.run(command, shell=True, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout
+    )
 
 
 def repro(folder: Path, *words: str, timeout: float = 300, **extra: str) -> subprocess.CompletedProcess[str]:
     """`dvc repro` as a person runs it."""
     return subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", *words], cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout
+        [sys.executable, "-m", "dvc", "repro", *words],
+        cwd=folder,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 

@@ -39,7 +39,12 @@ def run(*, wait: float = 0, again: bool = False, json: Json = False) -> int:
 
 
 @app.command
-def release(*, revision: str = "HEAD", change: Annotated[list[str] | None, Parameter(name=["--set", "-S"])] = None, json: Json = False) -> int:
+def release(
+    *,
+    revision: str = "HEAD",
+    change: Annotated[list[str] | None, Parameter(name=["--set", "-S"])] = None,
+    json: Json = False,
+) -> int:
     """The same as a deployment's run: a commit, in a git worktree of its own.
 
     Parameters
@@ -69,7 +74,9 @@ def status(release: str | None = None, *, json: Json = False) -> int:
 
 
 @app.command
-def report(release: str | None = None, *, open: Annotated[bool, Parameter(negative="")] = False, json: Json = False) -> int:
+def report(
+    release: str | None = None, *, open: Annotated[bool, Parameter(negative="")] = False, json: Json = False
+) -> int:
     """Where a release's HTML report is.
 
     Parameters
@@ -94,7 +101,13 @@ def doctor(*, json: Json = False) -> int:
 
 @app.command
 def init(
-    folder: Path, *, name: str | None = None, data: str = "sample", test: str | None = None, base: str = "tiny", json: Json = False
+    folder: Path,
+    *,
+    name: str | None = None,
+    data: str = "sample",
+    test: str | None = None,
+    base: str = "tiny",
+    json: Json = False,
 ) -> int:
     """A project of one's own: a copy of this one, with its own git history, data and model.
 
@@ -117,7 +130,9 @@ def init(
 
 
 @app.command
-def clean(*, older_than_days: float = 14, dry_run: Annotated[bool, Parameter(negative="")] = False, json: Json = False) -> int:
+def clean(
+    *, older_than_days: float = 14, dry_run: Annotated[bool, Parameter(negative="")] = False, json: Json = False
+) -> int:
     """Free disk: left-over worktrees and checkpoints, and cached outputs that no release or workspace needs.
 
     Parameters

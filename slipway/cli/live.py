@@ -11,7 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 # What DVC says around a stage's own words.
-_NOISE = ("> python", "Running stage", "Updating lock", "Generating lock", "Use `dvc", "To track", "To enable", "\tgit add", "\tdvc config")
+_NOISE = (
+    "> python",
+    "Running stage",
+    "Updating lock",
+    "Generating lock",
+    "Use `dvc",
+    "To track",
+    "To enable",
+    "\tgit add",
+    "\tdvc config",
+)
 
 
 class Display:
@@ -29,7 +39,9 @@ class Display:
             self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.moving:
             self.live.stop()
 
@@ -49,5 +61,10 @@ class Display:
         for number, stage in enumerate(self.stages):
             sign, colour = ("✓", "green") if number < reached else ("▶", "cyan") if number == reached else ("·", "dim")
             seconds = f"{time.monotonic() - self.since[stage]:.0f} s" if number == reached else ""
-            table.add_row(Text(sign, colour), Text(stage, colour), Text(seconds), Text(self.last[stage], overflow="ellipsis", no_wrap=True))
+            table.add_row(
+                Text(sign, colour),
+                Text(stage, colour),
+                Text(seconds),
+                Text(self.last[stage], overflow="ellipsis", no_wrap=True),
+            )
         return table

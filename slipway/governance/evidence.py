@@ -1,9 +1,10 @@
 """Gather what the judge needs from what the stages left: every folder checked byte by byte, every digest made anew."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from slipway import digest, strict
-from slipway.artifacts import Estimate, Manifest, Scorecard, Validation
+from slipway.artifacts import ChampionPin, Estimate, Manifest, Scorecard, Validation
 from slipway.errors import StageError
 from slipway.governance.judge import Agreement, Evidence, Measure
 from slipway.identity import identity
@@ -13,8 +14,16 @@ VALIDATE = "Correct the data that reports/validation.json names, then run valida
 ROUNDING = 2e-6  # two estimates of six decimals
 
 
-def gather(base: Path, adapter: Path, prepared: Path, validation: Path, scorecard: Path) -> Evidence:
-    """The evidence of one release."""
+def gather(
+    pins: Mapping[str, Path],
+    base: Path,
+    adapter: Path,
+    prepared: Path,
+    validation: Path,
+    scorecard: Path,
+    predictions: Path,
+) -> Evidence:
+    """The evidence of one release; `pins` by the names they have in a project."""
     folders = {"base": base, "adapter": adapter, "prepared": prepared}
     for folder in folders.values():
         Manifest.verified(folder)
@@ -22,16 +31,26 @@ def gather(base: Path, adapter: Path, prepared: Path, validation: Path, scorecar
     tuned = identity(base, adapter)
     files = {f"{name}/{digest.MANIFEST}": digest.of_file(folder / digest.MANIFEST) for name, folder in folders.items()}
     files |= {"validation.json": digest.of_file(validation), "scorecard.json": digest.of_file(scorecard)}
+    files |= {name: digest.of_file(path) for name, path in pins.items()}
+    files["predictions.parquet"] = digest.of_file(predictions)
+    champion = ChampionPin.load(pins[ChampionPin.FILE])
     agreements = (
         Agreement("evidence-model", "the model's identity", tuned, card.identity, SCORE),
         Agreement("evidence-base", "the base model's identity", identity(base, None), card.base_identity, SCORE),
         Agreement("evidence-test-set", "the test set", _test_digest(prepared), card.test_digest, SCORE),
+        Agreement("evidence-champion", "the pinned champion", _pin(champion), _pin(card.champion), SCORE),
+        Agreement(
+            "evidence-predictions", "the predictions", files["predictions.parquet"], card.predictions_sha256, SCORE
+        ),
         Agreement("evidence-rows", "the number of scored rows", str(card.items), str(card.expected_items), SCORE),
         Agreement("evidence-deltas", "the first delta that is not tuned − other", _wrong_delta(card), "none", SCORE),
         Agreement("evidence-validation", "the data's validation", _passed(report), "passed", VALIDATE),
     )
-    files["predictions.parquet"] = card.predictions_sha256
     return Evidence(tuned, files, _measures(card, report, prepared), agreements)
+
+
+def _pin(champion: ChampionPin) -> str:
+    return digest.of_value(champion.model_dump(mode="json"))
 
 
 def _passed(report: Validation) -> str:

@@ -76,9 +76,9 @@ def _metrics(scorecard: Scorecard) -> Table:
     return table
 
 
-def renderable(evidence: Evidence) -> RenderableType:
+def renderable(evidence: Evidence, release: Release) -> RenderableType:
     """The summary for a rich console; colours only where the console has them."""
-    release, scorecard = evidence.release, evidence.scorecard
+    scorecard = evidence.scorecard
     word = words.OUTCOMES[release.outcome]
     steps = next_steps(release, evidence.validation, evidence.decision)
     parts: list[RenderableType] = [_stages(release), Text()]
@@ -100,12 +100,12 @@ def show(release: Release, root: Path) -> None:
 
     kept = {name: Path(path).name for name, path in release.paths.items()}
     evidence = Evidence(records.folder_of(root, release.id), release.model_copy(update={"paths": kept}))
-    Console().print(renderable(evidence))
+    Console().print(renderable(evidence, release))
 
 
 def lines(release: Release, root: Path, width: int = 110) -> list[str]:
     """The summary of the release in a workspace as plain lines, for a log or a pipe."""
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
-        console.print(renderable(Evidence(root, release)))
+        console.print(renderable(Evidence(root, release), release))
     return [line.rstrip() for line in capture.get().rstrip("\n").split("\n")]

@@ -156,7 +156,7 @@ def _looks_like_hub_id(name: str) -> bool:
 @contextmanager
 def _hub(name: str, revision: str | None) -> Iterator[None]:
     """The hub's many errors as one of ours."""
-    import httpx
+    import httpx2  # what huggingface_hub speaks through
     from huggingface_hub import errors
 
     at = f"{name}@{revision}" if revision else name
@@ -167,7 +167,7 @@ def _hub(name: str, revision: str | None) -> Iterator[None]:
             f"fetch.base {at} is neither a folder here nor to be had on the Hugging Face hub ({type(error).__name__}); "
             f"correct params.yaml, or log in if the model is private"
         ) from None
-    except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:  # OSError: offline, no such entry, no network
+    except (errors.HfHubHTTPError, httpx2.HTTPError, OSError) as error:  # OSError: offline, no such entry, no network
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError | TimeoutError):
             raise  # the disk's, not the hub's
         raise Transient(

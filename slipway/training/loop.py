@@ -3,10 +3,9 @@
 Killed and started again, it goes on from its newest checkpoint and ends in the same bytes.
 """
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +16,9 @@ from slipway.errors import StageError
 from slipway.progress import Progress
 from slipway.training import forward, model
 from slipway.training.checkpoints import Checkpoints, Tensors
+from slipway.training.determinism import reproducible
 from slipway.training.packs import Batch, Order, Packs
+from slipway.training.schedule import learning_rate_share
 
 if TYPE_CHECKING:
     from slipway.params import FinetuneParams
@@ -56,28 +57,6 @@ class Tuned:
     def kept_step(self) -> int:
         """The step whose weights were kept."""
         return self.state.best_step or self.state.step
-
-
-def learning_rate_share(step: int, steps: int, warmup_share: float, schedule: str) -> float:
-    """The share of the peak learning rate at a step (from 0): up in a line, then down to zero."""
-    warmup = round(steps * warmup_share)
-    if step < warmup:
-        return (step + 1) / warmup
-    gone = (step - warmup) / max(steps - warmup, 1)
-    return 1 - gone if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * gone))
-
-
-@contextlib.contextmanager
-def reproducible(deterministic: bool, threads: int) -> Iterator[None]:
-    """PyTorch set up so that the same steps give the same bytes; as it was before, afterwards."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.set_num_threads(before[1])
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

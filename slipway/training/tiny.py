@@ -14,7 +14,8 @@ import torch
 from slipway.data import corpus
 from slipway.errors import StageError
 from slipway.progress import Progress
-from slipway.training.loop import learning_rate_share, reproducible
+from slipway.training.determinism import reproducible
+from slipway.training.schedule import learning_rate_share
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

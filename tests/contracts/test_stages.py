@@ -7,6 +7,7 @@ from typing import Any
 import grimp
 import pytest
 import yaml
+
 from tasks import _stage
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,12 @@ def closure(module: str) -> set[str]:
 
 def test_files_registered_stages_dvc_and_params_are_the_same() -> None:
     files = {path.stem for path in (ROOT / "tasks").glob("[a-z]*.py")}
-    assert files == set(_stage.NAMES) == set(pipeline()["stages"]) == set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    assert (
+        files
+        == set(_stage.NAMES)
+        == set(pipeline()["stages"])
+        == set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    )
     assert len(files) >= 6
     assert all(_stage.find(name).name == name for name in files)
 
@@ -44,11 +50,19 @@ def test_files_registered_stages_dvc_and_params_are_the_same() -> None:
 def test_every_module_a_stage_imports_is_in_its_deps_and_nothing_else_is(name: str) -> None:
     machinery = closure("tasks._stage")
     imported = {file_of(module) for module in closure(f"tasks.{name}") - machinery}
-    listed = {dep for dep in pipeline()["stages"][name]["deps"] if dep.endswith((".py", ".jinja")) or dep.startswith("slipway")}
+    listed = {
+        dep
+        for dep in pipeline()["stages"][name]["deps"]
+        if dep.endswith((".py", ".jinja")) or dep.startswith("slipway")
+    }
     empty = {path for path in imported if not (ROOT / path).read_text().strip()}
     missing, idle = imported - listed - empty, listed - imported
-    assert not missing, f"stage {name!r} imports {sorted(missing)} but dvc.yaml does not list it: edits there would leave a stale output"
-    assert not idle, f"dvc.yaml lists {sorted(idle)} for {name!r}, which does not import it: edits there would run it for nothing"
+    assert not missing, (
+        f"stage {name!r} imports {sorted(missing)} but dvc.yaml does not list it: edits there would leave a stale output"
+    )
+    assert not idle, (
+        f"dvc.yaml lists {sorted(idle)} for {name!r}, which does not import it: edits there would run it for nothing"
+    )
     assert imported, f"no module found for {name!r}: the check sees nothing"
 
 
@@ -68,7 +82,12 @@ def test_inputs_are_deps_and_outputs_are_outs(name: str) -> None:
     given = {words[i].removeprefix("--").replace("-", "_"): words[i + 1] for i in range(4, len(words), 2)}
     inputs = {given[n] for n in stage.paths(_stage.Input)}
     outputs = {given[n] for n in stage.paths(_stage.Output)} | {given["metrics"]}
-    whole_files = {file.replace("${gate.policy}", given.get("policy", "")) for p in entry["params"] if isinstance(p, dict) for file in p}
+    whole_files = {
+        file.replace("${gate.policy}", given.get("policy", ""))
+        for p in entry["params"]
+        if isinstance(p, dict)
+        for file in p
+    }
     assert inputs <= set(entry["deps"]) | whole_files
     assert outputs == set(entry["outs"]) | set(entry["metrics"])
 

@@ -90,13 +90,17 @@ def test_nothing_changed_shows_the_last_result_and_starts_nothing(released: tupl
     assert len(records(project)) == 1
 
 
-def test_changing_one_value_runs_exactly_the_stages_that_depend_on_it(released: tuple[Path, dict[str, Any]], prefect_url: str) -> None:
+def test_changing_one_value_runs_exactly_the_stages_that_depend_on_it(
+    released: tuple[Path, dict[str, Any]], prefect_url: str
+) -> None:
     project, first = released
     before = (project / "params.yaml").read_text()
     set_param(project, "finetune", "seed", 8)
     code, record, err = run(project, prefect_url)
     assert code == 0, err
-    assert [n for n, s in statuses(record).items() if s == "ran"] == ["finetune"], "the adapter's bytes are the same: nothing after it runs"
+    assert [n for n, s in statuses(record).items() if s == "ran"] == ["finetune"], (
+        "the adapter's bytes are the same: nothing after it runs"
+    )
 
     (project / "params.yaml").write_text(before)
     code, record, err = run(project, prefect_url)
@@ -165,7 +169,9 @@ def _group_of(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killing_the_flow_kills_the_stage_and_the_next_run_resumes(stub: Path, prefect_url: str, how: signal.Signals) -> None:
+def test_killing_the_flow_kills_the_stage_and_the_next_run_resumes(
+    stub: Path, prefect_url: str, how: signal.Signals
+) -> None:
     stub_project.fault(stub, "finetune", "hang")
     flow = stub_project.start(stub, "run", PREFECT_API_URL=prefect_url)
     reached = stub / "faults" / "finetune.reached"
@@ -183,12 +189,21 @@ def test_killing_the_flow_kills_the_stage_and_the_next_run_resumes(stub: Path, p
     assert code == 0, err
     assert "resumed from step 1" in err
     assert {e["outcome"] for e in attempts(stub, "finetune")} >= {"done"}
-    assert not list((stub / ".scratch" / "finetune").glob("*/checkpoints/*")), "checkpoints of a finished stage are gone"
+    assert not list((stub / ".scratch" / "finetune").glob("*/checkpoints/*")), (
+        "checkpoints of a finished stage are gone"
+    )
 
 
-def test_a_second_release_in_a_worktree_never_mixes_and_a_tag_rebuilds(stub: Path, prefect_url: str, tmp_path: Path) -> None:
+def test_a_second_release_in_a_worktree_never_mixes_and_a_tag_rebuilds(
+    stub: Path, prefect_url: str, tmp_path: Path
+) -> None:
     ranks = {5: "", 6: ""}
-    started = {rank: stub_project.start(stub, "release", "--json", "-S", f"finetune.lora.rank={rank}", PREFECT_API_URL=prefect_url) for rank in ranks}
+    started = {
+        rank: stub_project.start(
+            stub, "release", "--json", "-S", f"finetune.lora.rank={rank}", PREFECT_API_URL=prefect_url
+        )
+        for rank in ranks
+    }
     for rank, process in started.items():
         out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
@@ -208,7 +223,9 @@ def test_a_second_release_in_a_worktree_never_mixes_and_a_tag_rebuilds(stub: Pat
         assert f"rank {rank}" in (clone / "models" / "adapter" / "weights.txt").read_text()
 
 
-def test_dvc_repro_and_slipway_run_agree_and_leave_the_other_nothing_to_do(stub: Path, prefect_url: str, tmp_path: Path) -> None:
+def test_dvc_repro_and_slipway_run_agree_and_leave_the_other_nothing_to_do(
+    stub: Path, prefect_url: str, tmp_path: Path
+) -> None:
     other = stub_project.make(tmp_path / "other")
     code, _, err = run(stub, prefect_url)
     assert code == 0, err

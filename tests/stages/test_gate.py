@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from slipway import digest
-from slipway.artifacts import ChampionPin, Check, Decision, Estimate, Manifest, Scorecard, Validation
+from slipway.artifacts import (
+    BasePin,
+    ChampionPin,
+    Check,
+    Decision,
+    Estimate,
+    Manifest,
+    Scorecard,
+    SourcePin,
+    Validation,
+)
 from slipway.errors import StageError, UsageError
 from slipway.evaluation.scoring import estimate
 from slipway.identity import identity
@@ -45,7 +55,7 @@ def _scorecard(base: Path, adapter: Path, prepared: Path) -> Scorecard:
         items=400,
         expected_items=400,
         test_digest=digest.of_file(prepared / "rows" / "test.parquet"),
-        predictions_sha256="0" * 64,
+        predictions_sha256=digest.of_bytes(b"predictions"),
         metrics={model: _estimates(found) for model, found in values.items()},
         deltas={other: _estimates(delta) for other in ("base", "champion")},
         labels=["a"],
@@ -69,9 +79,10 @@ class Project:
         (self.root / name).write_text(json.dumps(value))
 
     def judge(self, policy: Path = POLICY) -> Decision:
-        folders = [self.root / name for name in ("base", "adapter", "prepared", "validation.json")]
+        names = ("source.json", "base.json", "champion.json", "base", "adapter", "prepared", "validation.json")
         made = self.root / "decision.json"
-        metrics = gate(GateParams(policy=str(policy)), policy, *folders, self.scorecard, made)
+        read = [self.root / name for name in (*names, "scorecard.json", "predictions.parquet")]
+        metrics = gate(GateParams(policy=str(policy)), policy, *read, made)
         decision = Decision.load(made)
         assert metrics["passed"] == (decision.verdict == "pass")
         assert metrics["rules"] == len(decision.findings)
@@ -91,6 +102,10 @@ def project(tmp_path: Path) -> Project:
     )  # fmt: skip
     Validation(passed=True, tables={"raw": 400}, checks=[check]).save(tmp_path / "validation.json")
     _scorecard(base, adapter, prepared).save(tmp_path / "scorecard.json")
+    (tmp_path / "predictions.parquet").write_bytes(b"predictions")
+    SourcePin(source="sample", test_source=None, revision=None, files=[]).save(tmp_path / "source.json")
+    BasePin(source="tiny", revision=None, files={}).save(tmp_path / "base.json")
+    ChampionPin(kind="base").save(tmp_path / "champion.json")
     return Project(tmp_path)
 
 
@@ -124,6 +139,18 @@ def test_a_bad_model_is_refused_with_its_margin_and_remedy(project: Project) -> 
     assert decision.verdict == "refuse"
     assert _blamed(decision) == {"exact-answers"}
     assert "misses by 1.3 points" in decision.summary
+
+
+def test_edited_predictions_are_refused(project: Project) -> None:
+    (project.root / "predictions.parquet").write_bytes(b"better predictions")
+    assert _blamed(project.judge()) == {"evidence-predictions"}
+
+
+def test_another_champion_than_the_pinned_one_is_refused(project: Project) -> None:
+    ChampionPin(kind="version", version="1.0.0", identity="1" * 64, predictions="2" * 64).save(
+        project.root / "champion.json"
+    )
+    assert _blamed(project.judge()) == {"evidence-champion"}
 
 
 def test_case_A3_a_scorecard_over_too_few_rows_is_refused(project: Project) -> None:

@@ -10,7 +10,13 @@ from tasks._stage import Input, Metrics, Output, Scratch, stage
 
 @stage(retries=2)
 def finetune(
-    params: FinetuneParams, base: Input, prepared: Input, validation: Input, adapter: Output, loss: Output, checkpoints: Scratch
+    params: FinetuneParams,
+    base: Input,
+    prepared: Input,
+    validation: Input,
+    adapter: Output,
+    loss: Output,
+    checkpoints: Scratch,
 ) -> Metrics:
     if not Validation.load(validation).passed:
         raise Refused(f"{validation} says the data failed; correct it")

@@ -10,7 +10,18 @@ from tasks._stage import Input, Metrics, Output, stage
 
 @stage()
 def gate(
-    params: GateParams, policy: Input, base: Input, adapter: Input, prepared: Input, validation: Input, scorecard: Input, decision: Output
+    params: GateParams,
+    policy: Input,
+    source: Input,
+    pinned_base: Input,
+    champion: Input,
+    base: Input,
+    adapter: Input,
+    prepared: Input,
+    validation: Input,
+    scorecard: Input,
+    predictions: Input,
+    decision: Output,
 ) -> Metrics:
     verdict = "pass"
     try:
@@ -18,7 +29,14 @@ def gate(
     except Refused:
         verdict = "refuse"
     finding = Finding(
-        rule="exact-match", verdict=verdict, severity="block", value=1.0, bound="≥ 0.9", margin=0.1, reason="exact_match is 1.0", remedy=""
+        rule="exact-match",
+        verdict=verdict,
+        severity="block",
+        value=1.0,
+        bound="≥ 0.9",
+        margin=0.1,
+        reason="exact_match is 1.0",
+        remedy="",
     )
     evidence = {"scorecard": digest.of_file(scorecard)}
     Decision(

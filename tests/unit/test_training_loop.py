@@ -12,7 +12,8 @@ from training_parts import parameters, write_tokens
 from slipway import atomic, digest
 from slipway.errors import StageError
 from slipway.training import loop, model
-from slipway.training.loop import learning_rate_share
+from slipway.training.determinism import reproducible
+from slipway.training.schedule import learning_rate_share
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,6 @@ def test_learning_rate_rises_in_a_line_and_falls_to_zero():
 
 def test_pytorch_is_left_as_it_was():
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with loop.reproducible(True, before[0] + 1):
+    with reproducible(True, before[0] + 1):
         assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == before[0] + 1
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
