@@ -103,15 +103,22 @@ def _environment(project: Path, place: Path, release: str, parent_run: str, life
 
 @contextlib.asynccontextmanager
 async def _begin(project: Path, release: str, options: ReleaseOptions) -> AsyncIterator[Run]:
-    with _place(project, release, options) as place, workspace.lifeline(project, release) as lifeline:
+    settings.apply(project)  # a worker of Prefect's starts this flow without the command line
+    with workspace.lifeline(project, release) as lifeline, _place(project, release, options) as place:
+        for dead in records.bury(project):
+            if dead.mlflow_run_id:
+                await asyncio.to_thread(tracking.close, project, dead.mlflow_run_id)
         pins.refresh(project, place)
         policy = place / params.load_all(place / "params.yaml").gate.policy
         tags = {"slipway.params": digest.of_file(place / "params.yaml")}
         if policy.is_file():
             tags["slipway.policy"] = digest.of_file(policy)
         tracked = await asyncio.to_thread(tracking.ReleaseRun, project, release, tags)
-        environment = _environment(project, place, release, tracked.id, lifeline)
-        yield Run(project, place, release, options, tracked, environment)
+        run = Run(
+            project, place, release, options, tracked, _environment(project, place, release, tracked.id, lifeline)
+        )
+        records.begin(project, _record(run, "aborted", "killed before its end"))
+        yield run
 
 
 async def _stage(run: Run, name: str) -> None:
@@ -217,7 +224,9 @@ async def _finish(run: Run, outcome: Outcome, reason: str) -> Release:
         f"{s.name}.{k}": v for s in release.stages if s.name in ("evaluate", "gate") for k, v in s.metrics.items()
     }
     tags = {"slipway.tag": run.tag or "", "slipway.reason": reason[:4000]}
-    await asyncio.to_thread(run.tracked.finish, outcome, headline, tags, [report, folder / Release.FILE])
+    await asyncio.to_thread(
+        run.tracked.finish, outcome, headline, tags, [report, folder / Release.FILE, folder / records.DATA_DOCS]
+    )
     return release
 
 

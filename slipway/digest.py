@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slipway import atomic
+
 MANIFEST = "manifest.json"
 
 
@@ -16,6 +18,22 @@ def of_bytes(data: bytes) -> str:
 def of_file(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def of_file_once(path: Path, memory: Path) -> str:
+    """A file's SHA-256, from `memory` (a folder) while the file's size, time and inode are what they were."""
+    stat = path.stat()
+    mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    entry = memory / f"{of_bytes(str(path.resolve()).encode())[:32]}.json"
+    try:
+        known = json.loads(entry.read_text())
+        if known["mark"] == mark:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there yet or damaged: reading the file is always right
+    sha256 = of_file(path)
+    atomic.write_json(entry, {"mark": mark, "sha256": sha256})
+    return sha256
 
 
 def of_value(value: Any) -> str:

@@ -10,10 +10,10 @@ from slipway.training import base
 
 def _of_world(project: Path, workspace: Path) -> dict[str, Artifact]:
     """The pins as the world is now. The champion's is left alone: a new champion never re-judges by surprise."""
-    chosen = params.load_all(workspace / "params.yaml")
+    chosen, memory = params.load_all(workspace / "params.yaml"), settings.scratch_folder(project) / "digests"
     pins: dict[str, Artifact] = {
-        SourcePin.FILE: sources.pin(chosen.ingest, project, settings.scratch_folder(project) / "sources"),
-        BasePin.FILE: base.pin(chosen.fetch, project),
+        SourcePin.FILE: sources.pin(chosen.ingest, project, memory),
+        BasePin.FILE: base.pin(chosen.fetch, project, memory),
     }
     if not (workspace / ChampionPin.FILE).exists():
         pins[ChampionPin.FILE] = ChampionPin(kind="base")

@@ -1,15 +1,18 @@
 """Release records in the state folder: one folder a release, with its report and evidence."""
 
+import contextlib
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from slipway import digest, settings
+from slipway import digest, settings, workspace
 from slipway.errors import UsageError
 from slipway.report.release import Release
 
+DATA_DOCS = "data_docs"  # Great Expectations' pages, beside validation.json; no DVC output, since they carry the time
+_BEGUN = "begun.json"
 _KEPT = (
     "report",
     "scorecard",
@@ -28,15 +31,35 @@ def folder_of(root: Path, release: str) -> Path:
     return settings.state_folder(root) / "releases" / release
 
 
-def save(root: Path, workspace: Path, release: Release) -> Path:
+def begin(root: Path, release: Release) -> None:
+    """Note a release as if it had been killed: what stays true if nobody gets to say otherwise."""
+    release.save(folder_of(root, release.id) / _BEGUN)
+
+
+def bury(root: Path) -> list[Release]:
+    """Give every release that was killed the record it could not write itself."""
+    dead = []
+    for begun in sorted((settings.state_folder(root) / "releases").glob(f"*/{_BEGUN}")):
+        if not workspace.works(root, begun.parent.name):
+            with contextlib.suppress(FileNotFoundError):  # another process buried it meanwhile
+                begun.rename(begun.parent / Release.FILE)
+                dead.append(Release.load(begun.parent / Release.FILE))
+    return dead
+
+
+def save(root: Path, place: Path, release: Release) -> Path:
     """Keep a release's record, and copies of the evidence it made."""
     folder = folder_of(root, release.id)
     folder.mkdir(parents=True, exist_ok=True)
-    made = [workspace / release.paths[name] for name in _KEPT if name in release.paths]
-    for path in [*made, workspace / "params.yaml", workspace / "dvc.lock"]:
+    made = [place / release.paths[name] for name in _KEPT if name in release.paths]
+    for path in [*made, place / "params.yaml", place / "dvc.lock"]:
         if path.is_file():
             shutil.copy2(path, folder / path.name)
+    pages = place / "reports" / DATA_DOCS
+    if pages.is_dir() and (validated := release.stage("validate")) and validated.status in ("ran", "refused"):
+        shutil.copytree(pages, folder / DATA_DOCS, dirs_exist_ok=True)
     release.save(folder / Release.FILE)
+    (folder / _BEGUN).unlink(missing_ok=True)
     return folder
 
 
@@ -56,8 +79,8 @@ def find(root: Path, release: str | None) -> Release:
     raise UsageError(f"no release {release or ''} here yet; `slipway run` makes one".replace("  ", " "))
 
 
-def lock_digest(workspace: Path) -> str | None:
-    lock = workspace / "dvc.lock"
+def lock_digest(place: Path) -> str | None:
+    lock = place / "dvc.lock"
     return digest.of_file(lock) if lock.is_file() else None
 
 

@@ -80,6 +80,11 @@ def scratch_folder(root: Path) -> Path:
     return Path(variable("SCRATCH") or root / ".scratch").resolve()
 
 
+def project_folder(root: Path) -> Path:
+    """The project a worktree belongs to (SLIPWAY_PROJECT), whose untracked data and models it may read; else itself."""
+    return Path(variable("PROJECT") or root)
+
+
 def mlflow_uri(root: Path) -> str:
     return load(root).mlflow_uri or f"sqlite:///{state_folder(root)}/mlflow.db"
 

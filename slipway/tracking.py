@@ -170,6 +170,16 @@ def restored_run(root: Path, name: str, parent: str, metrics: Mapping[str, float
     return run
 
 
+def close(root: Path, run_id: str) -> None:
+    """End the runs of a release that was killed: its own and those of its stages."""
+    client, experiment = _connect(root)
+    for run in client.search_runs(
+        [experiment], f"tags.mlflow.parentRunId = '{run_id}' and attributes.status = 'RUNNING'"
+    ):
+        client.set_terminated(run.info.run_id, "KILLED")
+    client.set_terminated(run_id, "KILLED")
+
+
 class ReleaseRun:
     """The parent run of one release."""
 
@@ -186,7 +196,10 @@ class ReleaseRun:
         for key, text in {"slipway.outcome": outcome, **tags}.items():
             self.client.set_tag(self.id, key, text)
         for path in artifacts:
-            self.client.log_artifact(self.id, str(path))
+            if path.is_dir():
+                self.client.log_artifacts(self.id, str(path), path.name)
+            elif path.exists():
+                self.client.log_artifact(self.id, str(path))
         self.client.set_terminated(self.id, "FAILED" if outcome in ("failed", "aborted") else "FINISHED")
 
 

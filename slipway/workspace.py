@@ -50,12 +50,45 @@ def lifeline(root: Path, release: str) -> Iterator[Path]:
     """A lock that the kernel drops when this process dies: the stages' processes wait for it, and die too."""
     path = settings.scratch_folder(root) / "lifelines" / release
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    with _guard(root).open("w") as working, path.open("w") as lock:
+        fcntl.flock(working, fcntl.LOCK_SH)
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+def works(root: Path, release: str) -> bool:
+    """Whether the process of a release still lives."""
+    try:
+        with (settings.scratch_folder(root) / "lifelines" / release).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+
+
+def _guard(root: Path) -> Path:
+    """Shared by every release that works, here or in a worktree; held alone by whoever cleans up."""
+    return settings.scratch_folder(root) / "releases.lock"
+
+
+@contextlib.contextmanager
+def idle(root: Path) -> Iterator[None]:
+    """The project while no release works in it, and none begins; Transient when one does."""
+    guard = _guard(root)
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    with guard.open("w") as alone:
+        try:
+            fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lifelines = sorted(path.name for path in (guard.parent / "lifelines").glob("*"))
+            named = f"release {lifelines[-1]}" if lifelines else "a release"
+            raise Transient(f"{named} works in {root}; run this again when it has ended") from None
+        yield
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from slipway import settings
 from slipway.artifacts import BasePin, Manifest
 from slipway.errors import StageError
 from slipway.params import FetchParams
@@ -24,7 +25,8 @@ def fetch(params: FetchParams, pin: Input, base: Output) -> Metrics:
 
         metrics["loss"] = tiny.make(params, base)
     else:
-        bases.bring(pinned, root, base)
+        place = root if (root / pinned.source).is_dir() else settings.project_folder(root)
+        bases.bring(pinned, place, base)
     facts = bases.facts(base, bases.public_name(pinned.source, root), pinned.revision)
     manifest = Manifest.write(base, facts)
     return metrics | {

@@ -13,7 +13,6 @@ from slipway import errors, git, settings, workspace
 from slipway.cli.configuration import is_free
 
 _DAY = 86_400
-_BEGIN_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ def clean(older_than_days: float, dry_run: bool, json: bool) -> int:
         raise errors.UsageError(f"--older-than-days is {older_than_days}; give a number of days from 0 on")
     root = settings.find_root()
     settings.apply(root)
-    with workspace.held(root, "clean"):
-        _check_nobody_works(settings.scratch_folder(root))
+    with workspace.held(root, "clean"), workspace.idle(root):
         found = list(leftovers(root, time.time() - older_than_days * _DAY))
         for left in [] if dry_run else found:
             _remove(left.path)
@@ -52,20 +50,9 @@ def leftovers(root: Path, before: float) -> Iterator[Leftover]:
     for lease in sorted(scratch.glob("*/*/lease")):
         if _age(lease.parent) < before and is_free(lease):
             yield Leftover("checkpoints", lease.parent, _size(lease.parent))
-    for path in sorted([*scratch.glob("attempts/*/*.json"), *scratch.glob("lifelines/*")]):
+    for path in sorted([*scratch.glob("attempts/*/*.json*"), *scratch.glob("lifelines/*")]):
         if _age(path) < before and is_free(path):
             yield Leftover("trace of a process", path, _size(path))
-
-
-def _check_nobody_works(scratch: Path) -> None:
-    """A release in a worktree holds its lifeline; one that begins just now has a worktree and not yet a lifeline."""
-    working = [path.name for path in sorted(scratch.glob("lifelines/*")) if not is_free(path)]
-    now = time.time()
-    working += [
-        path.name for path in sorted(scratch.glob("worktrees/*")) if now - path.stat().st_mtime < _BEGIN_SECONDS
-    ]
-    if working:
-        raise errors.Transient(f"release {working[0]} works in a worktree of this project; clean when it has ended")
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,12 +1,11 @@
 """Where raw data comes from: the sample, local files, S3 and the Hugging Face hub; pinned first, then brought in."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from slipway import atomic, digest
+from slipway import digest, settings
 from slipway.artifacts import PinnedFile, SourcePin
 from slipway.data import formats
 from slipway.errors import StageError, UsageError
@@ -71,23 +70,7 @@ def _pin_local(path: Path, role: Role, root: Path, cache: Path) -> PinnedFile:
     uri = resolved.relative_to(home).as_posix() if resolved.is_relative_to(home) else resolved.as_posix()
     if (size := resolved.stat().st_size) == 0:
         raise UsageError(f"{uri} is empty; give a file with at least one row")
-    return PinnedFile(uri=uri, role=role, bytes=size, sha256=_sha256(resolved, cache))
-
-
-def _sha256(path: Path, cache: Path) -> str:
-    """A file's SHA-256, read from the cache while its size, time and inode are the same."""
-    stat = path.stat()
-    mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    entry = cache / f"{digest.of_value(path.as_posix())[:32]}.json"
-    try:
-        known = json.loads(entry.read_text())
-        if known["mark"] == mark:
-            return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there yet or damaged: reading the file is always right
-    sha256 = digest.of_file(path)
-    atomic.write_json(entry, {"mark": mark, "sha256": sha256})
-    return sha256
+    return PinnedFile(uri=uri, role=role, bytes=size, sha256=digest.of_file_once(resolved, cache))
 
 
 def _basename(uri: str) -> str:
@@ -122,6 +105,8 @@ def fetch_raw(pin: SourcePin, folder: Path) -> dict[str, PinnedFile]:
 
 def _fetch_local(file: PinnedFile, target: Path) -> None:
     source = Path(file.uri)
+    if not source.is_file():  # a worktree holds what git tracks; the rest lies in its project
+        source = settings.project_folder(Path.cwd()) / file.uri
     if not source.is_file():
         raise StageError(f"{file.uri} is gone since it was pinned in {SourcePin.FILE}; restore it or {PIN_AGAIN}")
     shutil.copyfile(source, target)

@@ -122,7 +122,7 @@ def percent(value: float) -> str:
 
 
 def number(value: float | int | str | None) -> str:
-    """Four significant digits, thousands apart; whole numbers whole."""
+    """Four significant digits (two when tiny), thousands apart; whole numbers whole."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -131,7 +131,7 @@ def number(value: float | int | str | None) -> str:
         return str(value)
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}".replace("-", "−")
-    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 0.01 else f"{value:.2g}"
     return shown.replace("-", "−")
 
 

@@ -26,13 +26,13 @@ _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def pin(params: "FetchParams", root: Path) -> BasePin:
-    """The base that params.yaml names, as it is now."""
+def pin(params: "FetchParams", root: Path, memory: Path) -> BasePin:
+    """The base that params.yaml names, as it is now; `memory` is a folder that remembers digests of unchanged files."""
     if params.base == TINY:
         return BasePin(source=TINY, revision=None, files={})
     folder = root / params.base
     if folder.is_dir():
-        files = {path.relative_to(folder).as_posix(): digest.of_file(path) for path in _wanted(folder)}
+        files = {path.relative_to(folder).as_posix(): digest.of_file_once(path, memory) for path in _wanted(folder)}
         _check_names(set(files), params.base, [p.name for p in digest.files_under(folder)])
         return BasePin(source=params.base, revision=None, files=files)
     if not _looks_like_hub_id(params.base):

@@ -27,7 +27,7 @@ def params(base: str = "tiny", **changes) -> FetchParams:
 def run(folder: Path, given: FetchParams, name: str = "base") -> Path:
     pin = folder / "pin.json"
     if not pin.exists():
-        bases.pin(given, folder).save(pin)
+        bases.pin(given, folder, folder / ".memory").save(pin)
     fetch(given, pin, folder / name)
     return folder / name
 
@@ -63,7 +63,7 @@ def test_the_tiny_base_is_a_hugging_face_folder_with_a_chat_template(tmp_path, m
 def test_pretraining_lowers_the_loss(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pin = tmp_path / "pin.json"
-    bases.pin(params(), tmp_path).save(pin)
+    bases.pin(params(), tmp_path, tmp_path / ".memory").save(pin)
     short = fetch(params(tiny=SMALL | {"steps": 1}), pin, tmp_path / "short")
     long = fetch(params(tiny=SMALL | {"steps": 30}), pin, tmp_path / "long")
     assert long["loss"] < short["loss"] - 0.5
@@ -100,7 +100,7 @@ def test_an_absolute_folder_leaves_no_path_in_the_outputs(tmp_path, monkeypatch)
 def test_a_base_that_changed_since_it_was_pinned(tmp_path, monkeypatch, change):
     monkeypatch.chdir(tmp_path)
     mine = make_llama(tmp_path / "mine")
-    bases.pin(params("mine"), tmp_path).save(tmp_path / "pin.json")
+    bases.pin(params("mine"), tmp_path, tmp_path / ".memory").save(tmp_path / "pin.json")
     if change == "edited":
         (mine / "config.json").write_text((mine / "config.json").read_text() + " ")
     elif change == "gone":
@@ -113,7 +113,7 @@ def test_a_base_that_changed_since_it_was_pinned(tmp_path, monkeypatch, change):
 
 def test_params_and_pin_must_name_the_same_base(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    bases.pin(params(), tmp_path).save(tmp_path / "pin.json")
+    bases.pin(params(), tmp_path, tmp_path / ".memory").save(tmp_path / "pin.json")
     with pytest.raises(StageError, match=r"pins 'tiny', params\.yaml names 'mine'"):
         run(tmp_path, params("mine"))
 
@@ -139,7 +139,7 @@ def spoil(mine: Path, fault: str) -> None:
 def test_a_folder_that_lacks_a_part_is_refused(tmp_path, fault, said):
     spoil(make_llama(tmp_path / "mine"), fault)
     with pytest.raises(StageError, match=said):
-        bases.pin(params("mine"), tmp_path)
+        bases.pin(params("mine"), tmp_path, tmp_path / ".memory")
 
 
 def test_torn_weights_are_named(tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_torn_weights_are_named(tmp_path, monkeypatch):
 
 def test_a_name_that_is_nothing(tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
-        bases.pin(params("./nowhere"), tmp_path)
+        bases.pin(params("./nowhere"), tmp_path, tmp_path / ".memory")
 
 
 def test_a_hub_that_cannot_be_reached_is_worth_another_try(tmp_path, monkeypatch):
@@ -160,4 +160,4 @@ def test_a_hub_that_cannot_be_reached_is_worth_another_try(tmp_path, monkeypatch
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(Transient, match=r"cannot reach the Hugging Face hub for fetch\.base someone/model"):
-        bases.pin(params("someone/model"), tmp_path)
+        bases.pin(params("someone/model"), tmp_path, tmp_path / ".memory")

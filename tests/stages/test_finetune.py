@@ -130,7 +130,7 @@ def test_identity_changes_with_every_part_and_with_nothing_else(tmp_path):
 def test_any_base_goes_from_fetch_to_finetune(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "mine")
-    bases.pin(fetch_params("mine"), tmp_path).save(tmp_path / "pin.json")
+    bases.pin(fetch_params("mine"), tmp_path, tmp_path / ".memory").save(tmp_path / "pin.json")
     fetch(fetch_params("mine"), tmp_path / "pin.json", tmp_path / "base")
     raw = raw_folder(tmp_path / "raw", tickets(60), tickets(10, seed=9))
     prepare(prepare_params(), raw, tmp_path / "base", tmp_path / "prepared")

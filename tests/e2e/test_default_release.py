@@ -1,0 +1,142 @@
+"""What the README promises of the default run, on the real pipeline in fresh clones: figures, times, equal digests."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stub_project
+import yaml
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def clone(folder: Path) -> Path:
+    """A clone of what stands here now, uncommitted work included."""
+    folder.mkdir(parents=True)
+    listed = stub_project.git(ROOT, "ls-files", "-co", "--exclude-standard", "-z").split("\0")
+    names = [name for name in listed if name and name != "dvc.lock" and (ROOT / name).is_file()]
+    assert len(names) > 100
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    stub_project.git(folder, "init", "-q", "-b", "main")
+    stub_project.git(folder, "add", "-A")
+    stub_project.git(folder, "commit", "-q", "-m", "Clone")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], float]:
+    """`slipway run` in a fresh clone, from one of its folders, embedded from end to end."""
+    project = clone(tmp_path_factory.mktemp("e2e") / "slipway clone")
+    begin = time.monotonic()
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.path.insert(0, '..'); from slipway.cli import main; main()",
+        "run",
+        "--json",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=project / "docs",
+        env=stub_project.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return project, json.loads(done.stdout), time.monotonic() - begin
+
+
+def test_the_default_release_passes_in_four_minutes(released: tuple[Path, dict[str, Any], float]) -> None:
+    _, record, seconds = released
+    assert record["outcome"] == "passed"
+    assert {stage["status"] for stage in record["stages"]} == {"ran"}
+    assert seconds < 240, f"took {seconds:.0f} s"
+
+
+def test_the_tuned_model_answers_and_the_base_does_not(released: tuple[Path, dict[str, Any], float]) -> None:
+    project, _, _ = released
+    metrics = json.loads((project / "reports" / "scorecard.json").read_text())["metrics"]
+    assert metrics["tuned"]["exact_match"]["value"] >= 0.9
+    assert metrics["base"]["exact_match"]["value"] < 0.25
+    assert metrics["tuned"]["exact_match"]["rows"] == 400
+
+
+def test_git_sees_at_most_the_lock_and_the_pins(released: tuple[Path, dict[str, Any], float]) -> None:
+    project, _, _ = released
+    seen = {line[3:].split("/")[0] for line in stub_project.git(project, "status", "--porcelain").splitlines()}
+    assert seen <= {"dvc.lock", "pins"} | {"vc.lock"}
+
+
+def test_a_second_run_takes_under_three_seconds_and_dvc_has_nothing_to_do(
+    released: tuple[Path, dict[str, Any], float],
+) -> None:
+    project, record, _ = released
+    begin = time.monotonic()
+    again = stub_project.slipway(
+        project, "run", PREFECT_API_URL="http://127.0.0.1:9/api", MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+    )
+    assert again.returncode == 0 and record["id"] in again.stdout
+    assert time.monotonic() - begin < 3
+    begin = time.monotonic()
+    repro = stub_project.repro(project)
+    assert "up to date" in repro.stdout
+    assert time.monotonic() - begin < 1.5
+
+
+@pytest.mark.parametrize(
+    ("edited", "expected"),
+    [
+        ("slipway/evaluation/scoring.py", ["evaluate"]),
+        ("slipway/data/duplicates.py", ["prepare"]),
+        ("slipway/training/loop.py", ["finetune"]),
+        ("slipway/report/page.py", []),
+        ("docs/runbook.md", []),
+        ("configs/policies/gates.yaml", ["gate"]),
+    ],
+)
+def test_editing_a_module_runs_exactly_the_stages_that_import_it(
+    released: tuple[Path, dict[str, Any], float], edited: str, expected: list[str]
+) -> None:
+    project, _, _ = released
+    path = project / edited
+    before = path.read_text()
+    path.write_text(before + "\n# edited: true\n")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "status", "--json"],
+            cwd=project,
+            env=stub_project.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert sorted(json.loads(done.stdout)) == expected
+    finally:
+        path.write_text(before)
+
+
+def test_dvc_repro_in_another_clone_gives_the_same_digests(
+    released: tuple[Path, dict[str, Any], float], tmp_path: Path
+) -> None:
+    project, _, _ = released
+    other = clone(tmp_path / "another clone")
+    done = stub_project.repro(other, timeout=600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    ours, theirs = ((p / "dvc.lock").read_text() for p in (project, other))
+    outputs = [out["path"] for stage in yaml.safe_load(ours)["stages"].values() for out in stage["outs"]]
+    assert len(outputs) >= 16
+    assert ours == theirs
+    after = stub_project.slipway(other, "run", "--json")
+    assert after.returncode == 0, after.stderr
+    statuses = {stage["status"] for stage in json.loads(after.stdout)["stages"]}
+    assert statuses == {"unchanged"}, "after one engine, the other has nothing to do"
