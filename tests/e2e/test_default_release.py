@@ -1,7 +1,6 @@
 """What the README promises of the default run, on the real pipeline in fresh clones: figures, times, equal digests."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -11,24 +10,9 @@ from typing import Any
 import pytest
 import stub_project
 import yaml
+from real_project import clone
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
-
-def clone(folder: Path) -> Path:
-    """A clone of what stands here now, uncommitted work included."""
-    folder.mkdir(parents=True)
-    listed = stub_project.git(ROOT, "ls-files", "-co", "--exclude-standard", "-z").split("\0")
-    names = [name for name in listed if name and name != "dvc.lock" and (ROOT / name).is_file()]
-    assert len(names) > 100
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
-    stub_project.git(folder, "init", "-q", "-b", "main")
-    stub_project.git(folder, "add", "-A")
-    stub_project.git(folder, "commit", "-q", "-m", "Clone")
-    return folder
 
 
 @pytest.fixture(scope="module")

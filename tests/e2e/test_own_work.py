@@ -9,7 +9,7 @@ import model_folders
 import pytest
 import stub_project
 import yaml
-from test_default_release import clone
+from real_project import clone
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
