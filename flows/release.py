@@ -9,29 +9,31 @@ import contextlib
 import os
 import platform
 import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, Field
 
+from flows import server
 from slipway import digest, git, params, pins, records, settings, strict, tracking, workspace
 from slipway.artifacts import Decision
-from slipway.errors import Refused, SlipwayError
+from slipway.errors import Refused, SlipwayError, StageError, Transient
 from slipway.report import write as write_report
 from slipway.report.release import Machine, Outcome, Release, StageRun
-from tasks import _repro
+from tasks import _repro, _storage
 from tasks._prefect import Workspace
-from tasks._stage import NAMES, find
+from tasks._stage import NAMES, declared, find
 
 _VERDICTS: dict[str, Outcome] = {"pass": "passed", "refuse": "refused", "undecided": "undecided"}
 
@@ -55,42 +57,64 @@ class ReleaseOptions(BaseModel):
 
 @dataclass
 class Run:
-    """A release under way."""
+    """A release under way, with the configuration it began with."""
 
     project: Path
     place: Path  # the workspace: the project itself or a worktree
     id: str
-    options: ReleaseOptions
     tracked: tracking.ReleaseRun
     environment: dict[str, str]
+    params: params.Params
+    began_with: dict[str, str]  # params.yaml and the policy → SHA-256
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     stages: dict[str, StageRun] = field(default_factory=dict)
     tag: str | None = None
     error: SlipwayError | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def paths(self) -> dict[str, str]:
         return dict(strict.read_yaml(self.place / "dvc.yaml")["vars"][0]["path"])
 
 
-@contextlib.contextmanager
-def _place(project: Path, release: str, options: ReleaseOptions) -> Iterator[Path]:
+def _configuration(place: Path, policy: str) -> dict[str, str]:
+    return {name: digest.of_file(place / name) for name in ("params.yaml", policy) if (place / name).is_file()}
+
+
+@contextlib.asynccontextmanager
+async def _place(project: Path, release: str, options: ReleaseOptions) -> AsyncIterator[Path]:
+    """The workspace, held for this release; waits as long as the options allow when another run holds it."""
     if options.isolation == "in place":
-        with workspace.held(project, release, options.wait_seconds):
+        with await _held(project, release, options.wait_seconds):
             yield project
         return
     with workspace.worktree(project, release, options.revision) as place:
+        _storage.share(project, place)
         if options.changes:
             _repro.set_params(place, options.changes)
         yield place
+
+
+async def _held(project: Path, release: str, wait_seconds: float) -> contextlib.ExitStack:
+    stack, deadline, said = contextlib.ExitStack(), time.monotonic() + wait_seconds, False
+    while True:
+        try:
+            stack.enter_context(workspace.held(project, release))
+            return stack
+        except Transient as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not said:
+                print(f"waiting up to {wait_seconds:.0f} s: {error}", file=sys.stderr, flush=True)
+                said = True
+        await asyncio.sleep(0.2)
 
 
 def _environment(project: Path, place: Path, release: str, parent_run: str, lifeline: Path) -> dict[str, str]:
     """What the stages' processes get: quiet libraries, shared state and scratch, and whom to follow."""
     commit = git.commit(place) if git.is_repository(place) else ""
     return {
-        **os.environ,
-        **settings.environment(project),
+        **settings.inherited(project),
         "SLIPWAY_STATE": str(settings.state_folder(project)),
         "SLIPWAY_SCRATCH": str(settings.scratch_folder(project)),
         "SLIPWAY_PROJECT": str(project),
@@ -104,21 +128,25 @@ def _environment(project: Path, place: Path, release: str, parent_run: str, life
 @contextlib.asynccontextmanager
 async def _begin(project: Path, release: str, options: ReleaseOptions) -> AsyncIterator[Run]:
     settings.apply(project)  # a worker of Prefect's starts this flow without the command line
-    with workspace.lifeline(project, release) as lifeline, _place(project, release, options) as place:
-        for dead in records.bury(project):
-            if dead.mlflow_run_id:
+    with workspace.lifeline(project, release) as lifeline:
+        async with _place(project, release, options) as place:
+            await _close_the_killed(project)
+            pins.refresh(project, place)
+            chosen = params.load_all(place / "params.yaml")
+            began_with = _configuration(place, chosen.gate.policy)
+            tracked = await asyncio.to_thread(tracking.ReleaseRun, project, release, began_with)
+            environment = _environment(project, place, release, tracked.id, lifeline)
+            run = Run(project, place, release, tracked, environment, chosen, began_with)
+            records.begin(project, _record(run, "aborted", "killed before its end"))
+            yield run
+
+
+async def _close_the_killed(project: Path) -> None:
+    """Say of releases that were killed what they could not say themselves."""
+    for dead in records.bury(project):
+        if dead.mlflow_run_id:
+            with contextlib.suppress(*tracking.AWAY):
                 await asyncio.to_thread(tracking.close, project, dead.mlflow_run_id)
-        pins.refresh(project, place)
-        policy = place / params.load_all(place / "params.yaml").gate.policy
-        tags = {"slipway.params": digest.of_file(place / "params.yaml")}
-        if policy.is_file():
-            tags["slipway.policy"] = digest.of_file(policy)
-        tracked = await asyncio.to_thread(tracking.ReleaseRun, project, release, tags)
-        run = Run(
-            project, place, release, options, tracked, _environment(project, place, release, tracked.id, lifeline)
-        )
-        records.begin(project, _record(run, "aborted", "killed before its end"))
-        yield run
 
 
 async def _stage(run: Run, name: str) -> None:
@@ -126,11 +154,11 @@ async def _stage(run: Run, name: str) -> None:
     begin, place = time.monotonic(), Workspace(root=str(run.place), release=run.id, environment=run.environment)
     try:
         done: dict[str, Any] = await find(name).task()(place)
-    except SlipwayError as error:
-        run.error = error
+    except (SlipwayError, TimeoutError) as caught:
+        error = caught if isinstance(caught, SlipwayError) else _timed_out(name, time.monotonic() - begin)
         status: Literal["refused", "failed"] = "refused" if isinstance(error, Refused) else "failed"
         run.stages[name] = StageRun(name=name, status=status, seconds=time.monotonic() - begin, message=str(error))
-        raise
+        raise error from None
     seconds = time.monotonic() - begin
     metrics = strict.read_json(run.place / run.paths["metrics"] / f"{name}.json")
     mlflow_run = done["run"] or await asyncio.to_thread(_restored, run, name, metrics)
@@ -144,12 +172,22 @@ async def _stage(run: Run, name: str) -> None:
     )
 
 
-def _restored(run: Run, name: str, metrics: dict[str, float]) -> str:
-    """The MLflow run of a stage that DVC had no need to run."""
-    from tasks._stage import declared
+def _timed_out(name: str, seconds: float) -> Transient:
+    return Transient(
+        f"{name} was stopped after {seconds:.0f} s, the most it may take; "
+        f"raise stage_timeout_seconds in configs/env and run again (a training goes on from its last checkpoint)"
+    )
 
+
+def _restored(run: Run, name: str, metrics: dict[str, float]) -> str | None:
+    """The MLflow run of a stage that DVC had no need to run; None when MLflow does not take it."""
     made = [run.place / out for key in ("outs", "metrics") for out in declared(run.place, name, key)]
-    return tracking.restored_run(run.project, name, run.tracked.id, metrics, tracking.outputs_digest(made, run.place))
+    outputs = tracking.outputs_digest(made, run.place)
+    try:
+        return tracking.restored_run(run.project, name, run.tracked.id, metrics, outputs)
+    except tracking.AWAY as error:
+        run.warnings.append(str(error))
+        return None
 
 
 async def _judged(run: Run) -> tuple[Outcome, str]:
@@ -157,77 +195,105 @@ async def _judged(run: Run) -> tuple[Outcome, str]:
     try:
         for name in NAMES:
             await _stage(run, name)
+        await _nothing_moved(run)
         decision = Decision.load(run.place / run.paths["decision"])
         return _VERDICTS[decision.verdict], decision.summary
-    except Refused as error:
-        return "refused", str(error)
     except SlipwayError as error:
-        return "failed", str(error)
+        run.error = error
+        return "refused" if isinstance(error, Refused) else "failed", str(error)
+    except Exception as error:  # noqa: BLE001 - a bug of ours; the release still ends in words and with a record
+        get_run_logger().exception("unexpected")
+        run.error = StageError(f"{type(error).__name__}: {error} (this is a bug of Slipway's: please report it)")
+        return "failed", str(run.error)
+
+
+async def _nothing_moved(run: Run) -> None:
+    """What was judged is what stands here: nobody edited a value, a policy or a module while the stages ran."""
+    moved: bool = _configuration(run.place, run.params.gate.policy) != run.began_with
+    changed = await asyncio.to_thread(_repro.changed_stages, run.place)
+    if moved or changed:
+        raise StageError("input changed during run: the verdict is not of what stands here now; run it again")
 
 
 def _machine(run: Run) -> Machine:
     names = ("torch", "transformers", "peft", "mlflow", "prefect", "dvc")
-    threads = params.load_all(run.place / "params.yaml").finetune.threads
-    device = str(run.stages["finetune"].metrics.get("device", "")) if "finetune" in run.stages else ""
     return Machine(
-        device=device or f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        threads=threads,
+        device=f"{platform.machine()}, {os.cpu_count()} cores",
+        threads=run.params.finetune.threads,
         python=platform.python_version(),
         versions={name: version(name) for name in names},
     )
 
 
+def _exit_code(outcome: Outcome, error: SlipwayError | None) -> int:
+    if outcome in ("passed", "aborted"):
+        return 0 if outcome == "passed" else 130
+    return error.exit_code if error else Refused.exit_code
+
+
 def _record(run: Run, outcome: Outcome, reason: str) -> Release:
-    chosen = params.load_all(run.place / "params.yaml")
-    policy, known = run.place / chosen.gate.policy, git.is_repository(run.place)
-    stages = [run.stages.get(name) or StageRun(name=name, status="not run") for name in NAMES]
+    known = git.is_repository(run.place)
     return Release(
         id=run.id,
         model=tracking.model_name(run.place),
         outcome=outcome,
         reason=reason,
-        exit_code=0
-        if outcome == "passed"
-        else 130
-        if outcome == "aborted"
-        else run.error.exit_code
-        if run.error
-        else 3,
+        exit_code=_exit_code(outcome, run.error),
         started=run.started,
         ended=datetime.now(UTC),
-        stages=stages,
+        stages=[run.stages.get(name) or StageRun(name=name, status="not run") for name in NAMES],
         commit=git.commit(run.place) if known else None,
         dirty=bool(git.dirty(run.place)) if known else True,
         tag=run.tag,
-        params_digest=digest.of_file(run.place / "params.yaml"),
-        policy_digest=digest.of_file(policy) if policy.is_file() else None,
+        params_digest=run.began_with["params.yaml"],
+        policy_digest=run.began_with.get(run.params.gate.policy),
         mlflow_uri=settings.mlflow_uri(run.project),
         mlflow_run_id=run.tracked.id,
         machine=_machine(run),
         paths=run.paths,
-        params=chosen.model_dump(mode="json", by_alias=True),
+        params=run.params.model_dump(mode="json", by_alias=True),
         lock_digest=records.lock_digest(run.place),
         report=os.path.relpath(records.folder_of(run.project, run.id) / "report.html", run.project),
+        warnings=run.warnings,
     )
 
 
 async def _finish(run: Run, outcome: Outcome, reason: str) -> Release:
-    """Tag, push, report, record: what a release leaves behind, however it ended."""
-    if outcome in _VERDICTS.values() and git.is_repository(run.place) and (run.place / "dvc.lock").exists():
-        run.tag = f"slipway/{run.id}"
-        git.keep(run.place, run.tag, f"Release {run.id}: {outcome}\n\n{reason}")
-        await _repro.push(run.place, run.environment)
+    """What a release leaves behind, however it ended: tag and push, record, report, MLflow.
+
+    Only the record must succeed. A remote or a server that is away is a warning in it, never a lost verdict.
+    """
+    if outcome in _VERDICTS.values() and run.error is None and git.is_repository(run.place):
+        await _attempted(run, asyncio.to_thread(_keep, run, outcome, reason))
+        await _attempted(run, _repro.push(run.place, run.environment))
     release = _record(run, outcome, reason)
     folder = records.save(run.project, run.place, release)
     report = await asyncio.to_thread(write_report, release, run.place, folder / "report.html")
-    headline = {
-        f"{s.name}.{k}": v for s in release.stages if s.name in ("evaluate", "gate") for k, v in s.metrics.items()
-    }
+    judged = [stage for stage in release.stages if stage.name in ("evaluate", "gate")]
+    headline = {f"{stage.name}.{key}": value for stage in judged for key, value in stage.metrics.items()}
     tags = {"slipway.tag": run.tag or "", "slipway.reason": reason[:4000]}
-    await asyncio.to_thread(
-        run.tracked.finish, outcome, headline, tags, [report, folder / Release.FILE, folder / records.DATA_DOCS]
-    )
+    made = [report, folder / Release.FILE, folder / records.DATA_DOCS]
+    if await _attempted(run, asyncio.to_thread(run.tracked.finish, outcome, headline, tags, made)):
+        return release
+    release = _record(run, outcome, reason)  # with the warning that MLflow did not take it
+    records.save(run.project, run.place, release)
     return release
+
+
+def _keep(run: Run, outcome: Outcome, reason: str) -> None:
+    tag = f"slipway/{run.id}"
+    git.keep(run.place, tag, f"Release {run.id}: {outcome}\n\n{reason}")
+    run.tag = tag
+
+
+async def _attempted(run: Run, step: Awaitable[None]) -> bool:
+    """Do what may fail without taking the verdict with it; its failure becomes a warning."""
+    try:
+        await step
+        return True
+    except (SlipwayError, OSError) as error:
+        run.warnings.append(str(error))
+        return False
 
 
 async def _show(release: Release) -> None:
@@ -275,7 +341,8 @@ def run_here(release_id: str, options: ReleaseOptions) -> BaseException | None:
         return await state.aresult(raise_on_failure=False)
 
     try:
-        ended = asyncio.run(watched())
+        with server.at_hand(settings.find_root()):
+            ended = asyncio.run(watched())
     except (asyncio.CancelledError, KeyboardInterrupt, TerminationSignal):
-        return None  # stopped on purpose; the flow has kept its record
+        return KeyboardInterrupt()  # stopped on purpose; where the flow had begun, it has kept its record
     return ended if isinstance(ended, BaseException) else None

@@ -20,7 +20,9 @@ def _git(root: Path, *words: str, index: Path | None = None) -> str:
     for key, value in _IDENTITY.items():
         env.setdefault(key, value)
     try:
-        done = subprocess.run(["git", *words], cwd=root, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *words], cwd=root, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         raise UsageError("git is not installed; install it (Debian: apt install git)") from None
     if done.returncode:
@@ -56,17 +58,17 @@ def tracked(root: Path) -> list[str]:
 def keep(root: Path, tag: str, message: str) -> None:
     """Put everything a release was made from under a tag, without touching the branch or the index.
 
-    Tracked files as they stand on disk (so an uncommitted change is kept too), pins, params and dvc.lock.
+    Every file that git would add, as it stands on disk (an uncommitted policy is kept too), pins and dvc.lock.
     """
     index = Path(_git(root, "rev-parse", "--absolute-git-dir")) / f"slipway-{os.getpid()}.index"
     try:
         _git(root, "read-tree", "HEAD", index=index)
-        _git(root, "add", "--update", index=index)
+        _git(root, "add", "--all", index=index)
         made = [name for name in ("dvc.lock", "pins") if (root / name).exists()]
         _git(root, "add", "--force", "--", *made, index=index)
         tree = _git(root, "write-tree", index=index)
-        kept = _git(root, "commit-tree", tree, "-p", "HEAD", "-m", message)
-        _git(root, "tag", tag, kept)
+        kept = _git(root, "-c", "commit.gpgSign=false", "commit-tree", tree, "-p", "HEAD", "-m", message)
+        _git(root, "-c", "tag.gpgSign=false", "-c", "tag.forceSignAnnotated=false", "tag", tag, kept)
     finally:
         index.unlink(missing_ok=True)
 

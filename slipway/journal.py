@@ -4,9 +4,10 @@ The stage's process only writes. Whoever watches replays the lines into MLflow (
 under a bare `dvc repro`, a thread of the same process.
 """
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Self
@@ -47,12 +48,15 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path, self.offset = path, 0
 
-    def new(self) -> list[dict[str, Any]]:
+    @contextlib.contextmanager
+    def new(self) -> Iterator[list[dict[str, Any]]]:
+        """The new lines; they count as read only when the caller is done with them."""
         if not self.path.exists():
-            return []
+            yield []
+            return
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
+        yield [json.loads(line) for line in whole.splitlines()]
         self.offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]

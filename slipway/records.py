@@ -1,14 +1,16 @@
 """Release records in the state folder: one folder a release, with its report and evidence."""
 
 import contextlib
+import os
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from slipway import digest, settings, workspace
-from slipway.errors import UsageError
+from slipway.errors import StageError, UsageError
 from slipway.report.release import Release
 
 DATA_DOCS = "data_docs"  # Great Expectations' pages, beside validation.json; no DVC output, since they carry the time
@@ -40,10 +42,12 @@ def bury(root: Path) -> list[Release]:
     """Give every release that was killed the record it could not write itself."""
     dead = []
     for begun in sorted((settings.state_folder(root) / "releases").glob(f"*/{_BEGUN}")):
-        if not workspace.works(root, begun.parent.name):
-            with contextlib.suppress(FileNotFoundError):  # another process buried it meanwhile
-                begun.rename(begun.parent / Release.FILE)
-                dead.append(Release.load(begun.parent / Release.FILE))
+        if workspace.works(root, begun.parent.name):
+            continue
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # buried meanwhile, or it had said all it had to
+            os.link(begun, begun.parent / Release.FILE)
+            dead.append(Release.load(begun.parent / Release.FILE))
+        begun.unlink(missing_ok=True)
     return dead
 
 
@@ -64,11 +68,17 @@ def save(root: Path, place: Path, release: Release) -> Path:
 
 
 def newest_first(root: Path) -> Iterator[Release]:
-    """Every finished release of the project, the newest first."""
+    """Every release of the project that ended, killed ones included, the newest first."""
     releases = settings.state_folder(root) / "releases"
     for folder in sorted(releases.iterdir(), reverse=True) if releases.is_dir() else []:
-        if (folder / Release.FILE).is_file():
-            yield Release.load(folder / Release.FILE)
+        path = folder / Release.FILE
+        if not path.is_file() and not workspace.works(root, folder.name):
+            path = folder / _BEGUN
+        if path.is_file():
+            try:
+                yield Release.load(path)
+            except StageError as error:
+                print(f"slipway: skipped: {error}", file=sys.stderr)
 
 
 def find(root: Path, release: str | None) -> Release:

@@ -123,10 +123,21 @@ def quiet() -> None:
     os.environ.update(_QUIET)
 
 
+def inherited(root: Path) -> dict[str, str]:
+    """A child's whole environment: ours, with what every library needs."""
+    return {**os.environ, **environment(root)}
+
+
 def apply(root: Path) -> None:
     """Set those variables for this process and its children; call before any library is imported."""
     chosen = environment(root)
-    Path(chosen["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(chosen["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the state folder {state_folder(root)} cannot be made ({error.strerror}: {error.filename}); "
+            f"correct `state` in configs/env or SLIPWAY_STATE"
+        ) from None
     os.environ.update(chosen)
     # The user's tools, `python` among them, are the ones of the interpreter that runs this.
     import sys

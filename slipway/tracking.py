@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LOOK_SECONDS = 1.0
+AWAY = (Transient, OSError)  # how a tracking server that is away or ill shows itself to our callers
 SYSTEM_METRICS_SECONDS = 5.0
 STAGE, OUTPUTS, CACHED = "slipway.stage", "slipway.outputs", "slipway.cached"
 
@@ -50,6 +51,17 @@ def _connect(root: Path) -> tuple["MlflowClient", str]:
     if found is None:
         raise Transient(f"MLflow at {uri} did not keep the experiment {name}; look at its log, then run again")
     return client, str(found.experiment_id)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """MLflow's many errors as one of ours."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise Transient(f"MLflow did not take what it was told ({error.message}); the journal keeps it") from error
 
 
 @contextlib.contextmanager
@@ -100,19 +112,19 @@ class StageRun:
         from mlflow.entities import Metric
 
         metrics: list[Metric] = []
-        for line in self.reader.new():
-            if line["what"] == "metrics":
-                metrics += [
-                    Metric(key, float(value), line["at"], line["step"]) for key, value in line["values"].items()
-                ]
-            elif line["what"] == "begin":
-                self._inputs(line["params"], line["inputs"], line["inputs_digest"])
-            elif line["what"] == "made":
-                self.client.set_tag(self.id, OUTPUTS, line["outputs"])
-                for path in line["artifacts"]:
-                    self.client.log_artifact(self.id, path)
-        for start in range(0, len(metrics), 1000):
-            self.client.log_batch(self.id, metrics=metrics[start : start + 1000])
+        with _translated(), self.reader.new() as lines:
+            for line in lines:
+                if line["what"] == "metrics":
+                    at, step = line["at"], line["step"]
+                    metrics += [Metric(key, float(value), at, step) for key, value in line["values"].items()]
+                elif line["what"] == "begin":
+                    self._inputs(line["params"], line["inputs"], line["inputs_digest"])
+                elif line["what"] == "made":
+                    self.client.set_tag(self.id, OUTPUTS, line["outputs"])
+                    for path in line["artifacts"]:
+                        self.client.log_artifact(self.id, path)
+            for start in range(0, len(metrics), 1000):
+                self.client.log_batch(self.id, metrics=metrics[start : start + 1000])
 
     def _inputs(self, params: Mapping[str, Any], inputs: Mapping[str, str], inputs_digest: str) -> None:
         """Params, and every input as an MLflow data set with its digest (MLflow keeps 36 characters, the tag all)."""
@@ -129,7 +141,8 @@ class StageRun:
     def end(self, status: str) -> None:
         self.monitor.finish()
         self.advance()
-        self.client.set_terminated(self.id, status)
+        with _translated():
+            self.client.set_terminated(self.id, status)
 
 
 @contextlib.contextmanager
@@ -138,10 +151,14 @@ def followed(root: Path, name: str, journal: Path, tags: Mapping[str, str]) -> I
     done = threading.Event()
 
     def follow() -> None:
-        run = StageRun(root, name, journal, None, tags)
-        while not done.wait(LOOK_SECONDS):
-            run.advance()
-        run.end("FINISHED" if succeeded else "FAILED")
+        try:
+            run = StageRun(root, name, journal, None, tags)
+            while not done.wait(LOOK_SECONDS):
+                with contextlib.suppress(*AWAY):
+                    run.advance()
+            run.end("FINISHED" if succeeded else "FAILED")
+        except AWAY as error:
+            print(f"{name}: {error} (its journal is {journal})", flush=True)
 
     succeeded = False
     thread = threading.Thread(target=follow, name="tracking")
@@ -157,27 +174,28 @@ def followed(root: Path, name: str, journal: Path, tags: Mapping[str, str]) -> I
 def restored_run(root: Path, name: str, parent: str, metrics: Mapping[str, float], outputs: str) -> str:
     """A stage that DVC restored or left alone, in the release's run tree: marked cached, linked to the run that made it."""
     client, experiment = _connect(root)
-    made = client.search_runs(
-        [experiment],
-        f"tags.`{STAGE}` = '{name}' and tags.`{OUTPUTS}` = '{outputs}' and tags.`{CACHED}` = 'no'",
-        max_results=1,
-    )
-    source = made[0].info.run_id if made else "unknown"  # made elsewhere: by another clone or machine
-    run = _begin(client, experiment, name, parent, {CACHED: "yes", "slipway.made_by": source, OUTPUTS: outputs})
-    for key, value in metrics.items():
-        client.log_metric(run, key, value)
-    client.set_terminated(run, "FINISHED")
+    with _translated():
+        made = client.search_runs(
+            [experiment],
+            f"tags.`{STAGE}` = '{name}' and tags.`{OUTPUTS}` = '{outputs}' and tags.`{CACHED}` = 'no'",
+            max_results=1,
+        )
+        source = made[0].info.run_id if made else "unknown"  # made elsewhere: by another clone or machine
+        run = _begin(client, experiment, name, parent, {CACHED: "yes", "slipway.made_by": source, OUTPUTS: outputs})
+        for key, value in metrics.items():
+            client.log_metric(run, key, value)
+        client.set_terminated(run, "FINISHED")
     return run
 
 
 def close(root: Path, run_id: str) -> None:
     """End the runs of a release that was killed: its own and those of its stages."""
     client, experiment = _connect(root)
-    for run in client.search_runs(
-        [experiment], f"tags.mlflow.parentRunId = '{run_id}' and attributes.status = 'RUNNING'"
-    ):
-        client.set_terminated(run.info.run_id, "KILLED")
-    client.set_terminated(run_id, "KILLED")
+    with _translated():
+        running = f"tags.mlflow.parentRunId = '{run_id}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment], running):
+            client.set_terminated(run.info.run_id, "KILLED")
+        client.set_terminated(run_id, "KILLED")
 
 
 class ReleaseRun:
@@ -191,16 +209,17 @@ class ReleaseRun:
     def finish(
         self, outcome: str, metrics: Mapping[str, float], tags: Mapping[str, str], artifacts: list[Path]
     ) -> None:
-        for key, value in metrics.items():
-            self.client.log_metric(self.id, key, value)
-        for key, text in {"slipway.outcome": outcome, **tags}.items():
-            self.client.set_tag(self.id, key, text)
-        for path in artifacts:
-            if path.is_dir():
-                self.client.log_artifacts(self.id, str(path), path.name)
-            elif path.exists():
-                self.client.log_artifact(self.id, str(path))
-        self.client.set_terminated(self.id, "FAILED" if outcome in ("failed", "aborted") else "FINISHED")
+        with _translated():
+            for key, value in metrics.items():
+                self.client.log_metric(self.id, key, value)
+            for key, text in {"slipway.outcome": outcome, **tags}.items():
+                self.client.set_tag(self.id, key, text)
+            for path in artifacts:
+                if path.is_dir():
+                    self.client.log_artifacts(self.id, str(path), path.name)
+                elif path.exists():
+                    self.client.log_artifact(self.id, str(path))
+            self.client.set_terminated(self.id, "FAILED" if outcome in ("failed", "aborted") else "FINISHED")
 
 
 def outputs_digest(paths: list[Path], root: Path) -> str:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from slipway import atomic, git, settings
-from slipway.errors import Transient
+from slipway import git, settings
+from slipway.errors import StageError, Transient
 
 
 def _holder(path: Path) -> str:
@@ -22,22 +22,18 @@ def _holder(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def held(root: Path, release: str, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold a workspace for one release; Transient naming the holder when it is taken and stays so."""
+def held(root: Path, release: str) -> Iterator[None]:
+    """Hold a workspace for one release; Transient naming the holder when it is taken."""
     path = root / ".scratch" / "workspace.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Transient(
-                        f"{root} is held by {_holder(path)}; wait for it (`slipway run --wait SECONDS`) or work in a worktree (`slipway release`)"
-                    ) from None
-                time.sleep(0.2)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Transient(
+                f"{root} is held by {_holder(path)}; "
+                f"wait for it (`slipway run --wait SECONDS`) or work in a worktree (`slipway release`)"
+            ) from None
         lock.truncate(0)
         since = time.strftime("%H:%M:%S")
         lock.write(json.dumps({"release": release, "pid": os.getpid(), "since": since}))
@@ -93,16 +89,12 @@ def idle(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def worktree(root: Path, release: str, revision: str) -> Iterator[Path]:
-    """A worktree of `revision` over the project's DVC cache and remote; gone afterwards."""
+    """A worktree of `revision`; gone afterwards."""
     folder = settings.scratch_folder(root) / "worktrees" / release
     git.add_worktree(root, folder, revision)
     try:
-        local = root / ".dvc" / "config.local"
-        remote = settings.state_folder(root) / "dvc-remote"
-        lines = ["[cache]", f"    dir = {root / '.dvc' / 'cache'}", "['remote \"local\"']", f"    url = {remote}", ""]
-        kept = local.read_text() if local.exists() else ""
-        atomic.write_text(folder / ".dvc" / "config.local", "\n".join(lines) + kept)
         yield folder
     finally:
-        git.remove_worktree(root, folder)
+        with contextlib.suppress(StageError):  # what ended the release matters more
+            git.remove_worktree(root, folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -57,27 +57,38 @@ class Attempt:
         if self.run:
             self.run.advance()
 
-    async def follow(self) -> None:
-        while True:
-            await asyncio.sleep(tracking.LOOK_SECONDS)
-            await asyncio.to_thread(self.advance)
+    async def follow(self, done: asyncio.Event) -> None:
+        """Look every second until the stage is done. MLflow away: the journal keeps the lines for the next look."""
+        while not done.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), tracking.LOOK_SECONDS)
+            with contextlib.suppress(*tracking.AWAY):
+                await asyncio.to_thread(self.advance)
+
+    def end(self, status: str) -> None:
+        self.advance()
+        if self.run:
+            self.run.end(status)
 
 
 @contextlib.asynccontextmanager
 async def _followed(name: str, workspace: Workspace) -> AsyncIterator[Attempt]:
-    """An attempt, followed until it ends; a run that was begun is ended too, whatever happened."""
-    attempt, status = Attempt(name, workspace), "FAILED"
-    following = asyncio.create_task(attempt.follow())
+    """An attempt, followed until it ends; a run that was begun is ended too, whatever happened.
+
+    What MLflow does not take is no reason to lose a stage: the journal stays on disk.
+    """
+    attempt, status, done = Attempt(name, workspace), "FAILED", asyncio.Event()
+    following = asyncio.create_task(attempt.follow(done))
     try:
         yield attempt
         status = "FINISHED"
     finally:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
-        attempt.advance()
-        if attempt.run:
-            attempt.run.end(status)
+        done.set()
+        await asyncio.shield(following)
+        try:
+            await asyncio.shield(asyncio.to_thread(attempt.end, status))
+        except tracking.AWAY as error:
+            get_run_logger().warning("MLflow did not take all of %s: %s (kept in %s)", name, error, attempt.journal)
 
 
 def _only_transient(task: "Task[..., Any]", run: "TaskRun", state: "State[Any]") -> bool:
@@ -106,7 +117,8 @@ def task_of(stage: "Stage") -> "Task[..., Any]":
         def on_line(line: str) -> None:
             logger.info("%s", line)
             if watch:
-                watch(stage.name, line)
+                with contextlib.suppress(OSError):  # the terminal is gone; the work is not
+                    watch(stage.name, line)
 
         async with _followed(stage.name, workspace) as attempt:
             done = await _repro.repro(stage.name, attempt.id, Path(workspace.root), workspace.environment, on_line)

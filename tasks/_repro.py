@@ -7,17 +7,18 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from slipway.errors import SlipwayError, StageError, Transient, of_exit_code
+from slipway.errors import SlipwayError, StageError, Transient, UsageError, of_exit_code
 
 Status = Literal["ran", "cached", "unchanged"]
 
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL, for a checkpoint to be finished
 _LAST_LINES = 20
+_LONGEST_LINE = 100_000
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,19 @@ def changed_stages(root: Path) -> list[str]:
 
     logging.getLogger("dvc").setLevel(logging.CRITICAL)
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     try:
         with Repo(str(root)) as repo:
             return sorted(repo.status())
+    except LockError as error:
+        raise Transient(
+            f"DVC is at work in {root}: {' '.join(str(error).split())}; run again when it is done"
+        ) from None
     except DvcException as error:
-        raise Transient(f"DVC cannot say what changed in {root}: {' '.join(str(error).split())}; run again") from error
+        said = " ".join(str(error).split())
+        raise UsageError(f"DVC cannot read the project at {root}: {said}; `slipway doctor` may know more") from None
 
 
 def set_params(root: Path, changes: list[str]) -> None:
@@ -56,21 +63,25 @@ def set_params(root: Path, changes: list[str]) -> None:
             for section in sections:
                 place = place.get(section) if isinstance(place, dict) else None
             if not separator or not isinstance(place, dict) or key not in place:
-                raise StageError(
+                raise UsageError(
                     f"no parameter {name!r} in params.yaml; write `section.key=value` with a key that stands there"
                 )
-            place[key] = yaml.safe_load(text)
+            try:
+                place[key] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise UsageError(f"the value of {change!r} is not one that YAML can read; quote it") from None
 
 
 async def push(root: Path, environment: Mapping[str, str]) -> None:
     """Send what the stages made to the DVC remote, so that any clone can have it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dvc", "push", "-q", cwd=root, env=dict(environment),
+        sys.executable, "-m", "dvc", "push", cwd=root, env=dict(environment),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
     if process.returncode:
-        raise Transient(f"the DVC remote took nothing: {_last_words(output.decode(errors='replace').splitlines())}")
+        said = [line for line in output.decode(errors="replace").splitlines() if line.startswith("ERROR")]
+        raise Transient(f"the outputs did not reach the DVC remote: {_last_words(said)}; `dvc push` when it is back")
 
 
 async def repro(
@@ -89,11 +100,9 @@ async def repro(
     assert process.stdout is not None
     lines: list[str] = []
     try:
-        async for raw in process.stdout:
-            line = raw.decode(errors="replace").rstrip()
-            if line:
-                lines.append(line)
-                on_line(line)
+        async for line in _lines(process.stdout):
+            lines.append(line)
+            on_line(line)
         code = await process.wait()
     finally:
         await _end_group(process)
@@ -103,14 +112,32 @@ async def repro(
     return Done(_status(lines, record), record)
 
 
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Lines as a terminal would show them: a progress bar's carriage return ends one too, and none is too long."""
+    rest = ""
+    while chunk := await stream.read(65536):
+        *whole, rest = re.split(r"[\r\n]", rest + chunk.decode(errors="replace"))
+        if len(rest) > _LONGEST_LINE:
+            whole, rest = [*whole, rest], ""
+        for line in whole:
+            if line.strip():
+                yield line.rstrip()
+    if rest.strip():
+        yield rest.rstrip()
+
+
 async def _end_group(process: asyncio.subprocess.Process) -> None:
     """Nothing of the group lives on: SIGTERM, a moment's grace, SIGKILL."""
-    with contextlib.suppress(ProcessLookupError):
+    try:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGTERM)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(process.wait(), GRACE_SECONDS)
-        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:  # also when a second Ctrl-C ends the grace
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _record(path: Path) -> dict[str, Any]:

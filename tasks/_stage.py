@@ -167,14 +167,17 @@ class Attempt:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._bury_the_dead()
         self.id = settings.variable("ATTEMPT") or f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
-        self.file = (self.folder / f"{self.id}.json").open("w")
+        self.start = self.folder / f"{self.id}.json"
+        unborn = self.folder / f".{self.id}.unborn"  # locked before it has its name: nobody can take it for dead
+        self.file = unborn.open("w")
         fcntl.flock(self.file, fcntl.LOCK_EX)
         self.file.write(json.dumps({"stage": name, "pid": os.getpid(), "started": time.time()}))
         self.file.flush()
+        unborn.rename(self.start)
 
     @property
     def journal(self) -> Path:
-        return Path(self.file.name).with_suffix(".jsonl")
+        return self.start.with_suffix(".jsonl")
 
     def _bury_the_dead(self) -> None:
         """Record the end of attempts that were killed: their lock is free and no end stands beside them."""
@@ -189,7 +192,9 @@ class Attempt:
                 _end(path, {"outcome": "killed"})
 
     def end(self, outcome: str, **facts: Any) -> None:
-        _end(Path(self.file.name), {"outcome": outcome, "ended": time.time(), **facts})
+        """Write the attempt's last word; where even that finds no room, the next attempt buries this one."""
+        with contextlib.suppress(OSError):
+            _end(self.start, {"outcome": outcome, "ended": time.time(), **facts})
         self.file.close()
 
 

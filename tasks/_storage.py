@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from slipway import settings
 from slipway.errors import Transient, UsageError
 
 
@@ -15,6 +16,18 @@ def remote(root: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise UsageError(f"{root / '.dvc' / 'config'}: {' '.join(str(error).split())}; correct it") from None
     return dict(config["remote"].get(config["core"].get("remote", ""), {}))
+
+
+def share(project: Path, worktree: Path) -> None:
+    """Let a worktree use its project's cache, local remote and private settings."""
+    from configobj import ConfigObj
+
+    shared = ConfigObj(str(project / ".dvc" / "config.local"), list_values=False)
+    cache, remote = shared.setdefault("cache", {}), shared.setdefault('remote "local"', {})
+    cache["dir"] = str(project / ".dvc" / cache.get("dir", "cache"))
+    remote.setdefault("url", str(settings.state_folder(project) / "dvc-remote"))
+    shared.filename = str(worktree / ".dvc" / "config.local")
+    shared.write()
 
 
 def free_cache(root: Path, dry_run: bool) -> tuple[int, int]:

@@ -26,7 +26,6 @@ _COPIED = (
     ".dvc/config",
     ".dvc/.gitignore",
 )
-_MACHINERY = ("__init__.py", "__main__.py", "_stage.py", "_repro.py", "_prefect.py")
 
 
 def make(folder: Path) -> Path:
@@ -40,8 +39,8 @@ def make(folder: Path) -> Path:
         else:
             shutil.copy2(source, target)
     (folder / "tasks").mkdir()
-    for name in _MACHINERY:
-        shutil.copy2(ROOT / "tasks" / name, folder / "tasks" / name)
+    for machinery in (ROOT / "tasks").glob("_*.py"):
+        shutil.copy2(machinery, folder / "tasks" / machinery.name)
     for stub in (ROOT / "tests" / "stub_tasks").glob("*.py"):
         shutil.copy2(stub, folder / "tasks" / stub.name)
     (folder / "sample").mkdir()

@@ -55,9 +55,10 @@ def _of_project(root: Path) -> Iterator[Diagnosis]:
     yield from configuration.environments(root)
     try:
         settings.load(root)
-    except UsageError:
-        return  # said above; without it nobody knows where state and services are
-    settings.apply(root)
+        settings.apply(root)
+    except UsageError as error:
+        yield Diagnosis("environment", "fail", str(error), "")
+        return  # without it nobody knows where state and services are
     yield from configuration.checks(root)
     yield from services.checks(root)
 

@@ -11,7 +11,6 @@ def status(release: str | None, json: bool) -> int:
     from slipway.report import summary
 
     root = settings.find_root()
-    records.bury(root)
     record = records.find(root, release)
     if json:
         print(json_module.dumps(record.model_dump(mode="json"), indent=2))

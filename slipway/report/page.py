@@ -232,5 +232,8 @@ def view(evidence: Evidence) -> dict[str, Any]:
         "lineage": lineage(evidence),
         "machine": machine_facts(release),
         "longest": longest,
-        "problems": evidence.problems,  # last: reading the parts above is what finds them
+        "problems": [
+            *evidence.release.warnings,
+            *evidence.problems,
+        ],  # last: reading the parts above is what finds them
     }

@@ -59,6 +59,7 @@ class Release(Artifact):
     machine: Machine
     paths: dict[str, str]  # `vars.path` of dvc.yaml: what lies where, relative to the project
     params: Json = Field(default_factory=dict)  # params.yaml as it was
+    warnings: list[str] = Field(default_factory=list)  # what went wrong beside the verdict: a tag, a push
     lock_digest: str | None = None  # of dvc.lock when it ended: what "nothing changed" is measured against
     report: str | None = None  # where the HTML report is, relative to the project
 

@@ -103,7 +103,7 @@ def test_every_stage_depends_on_its_own_section_and_on_the_pinned_packages() -> 
 def test_every_input_is_made_by_another_stage_or_committed() -> None:
     stages = pipeline()["stages"]
     made = {out for entry in stages.values() for out in [*entry["outs"], *entry["metrics"]]}
-    committed = {"${path.source}", "${path.pinned_base}", "${path.champion}", "${path.expectations}"}
+    committed = {"${gate.policy}", "${path.source}", "${path.pinned_base}", "${path.champion}", "${path.expectations}"}
     inputs = {dep for entry in stages.values() for dep in entry["deps"] if dep.startswith("${")}
     assert len(inputs) >= 8
     assert inputs <= made | committed

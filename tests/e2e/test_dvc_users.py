@@ -46,7 +46,7 @@ def test_metrics_and_params_can_be_shown_and_compared(project: Path) -> None:
     try:
         assert dvc(project, "repro").returncode == 0
         changed = json.loads(dvc(project, "params", "diff", "--json").stdout)
-        assert changed["params.yaml"]["validate.rows_shown"] == {"old": 10, "new": 11}
+        assert changed["params.yaml"]["validate.rows_shown"].items() >= {"old": 10, "new": 11}.items()
         compared = json.loads(dvc(project, "metrics", "diff", "--json").stdout)
         assert compared["reports/metrics/validate.json"]["rows_shown"]["diff"] == 1.0
     finally:
@@ -58,7 +58,7 @@ def test_plots_show_the_loss_curve_and_the_confusion_matrix(project: Path, tmp_p
     done = dvc(project, "plots", "show", "-o", str(tmp_path / "plots"))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "plots" / "index.html").read_text()
-    assert '"title": "Loss"' in page and '"title": "Confusion matrix"' in page
+    assert "'#loss'" in page and "'#confusion'" in page
     assert "train_loss" in page and "validation_loss" in page
 
 

@@ -94,6 +94,26 @@ def test_case_A11_a_full_disk_is_one_clear_line_and_nothing_is_half_written(
     assert quiet(stub, stage).returncode == 0, "with room again, the same command works"
 
 
+def test_case_A11_a_full_disk_under_everything_is_still_one_line(stub: Path, small_disk: Path) -> None:
+    """Not only the output: scratch, records and journal stand on the full disk too."""
+    up_to(stub, "prepare")
+    for name in ("data", ".scratch"):
+        move_to(small_disk, stub / name)
+    stub_project.fault(stub, "prepare", "fill")
+    rest = small_disk / "filler"
+    rest.write_bytes(b"x" * 1_900_000)
+    done = quiet(stub, "prepare")
+    assert done.returncode == 1
+    assert "disk full" in one_line(done)
+    assert not (stub / "data" / "prepared").exists()
+    rest.unlink()
+    stub_project.heal(stub, "prepare")
+    assert quiet(stub, "prepare").returncode == 0
+    assert starts(stub, "prepare") == len(ends(stub, "prepare")), (
+        "every attempt has its end, written by the next if need be"
+    )
+
+
 def test_case_A13_a_read_only_file_system_is_one_clear_line(stub: Path, small_disk: Path) -> None:
     up_to(stub, "prepare")
     move_to(small_disk, stub / "data")
@@ -163,6 +183,9 @@ def test_case_C7_a_second_run_in_one_workspace_waits_or_names_the_first(stub: Pa
     assert second.returncode == 75
     assert f"PID {first.pid}" in second.stderr and "Traceback" not in second.stderr
     waiting = stub_project.start(stub, "run", "--wait", "60", PREFECT_API_URL=prefect_url)
+    assert waiting.stderr is not None
+    said = next(line for line in waiting.stderr if line.startswith("waiting up to 60 s"))
+    assert f"PID {first.pid}" in said
     stub_project.heal(stub, "ingest")
     first.send_signal(signal.SIGKILL)
     first.communicate()
