@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from slipway.data.duplicates import words
+from slipway.data.duplicates import said, words
 from slipway.data.preparation import Prepared
 from slipway.data.split import SPLITS
 from slipway.data.template import Encoded
@@ -37,9 +37,9 @@ def _of_split(found: Sequence[Encoded], languages: Sequence[str], packs: int) ->
 
 
 def _shared_prompts(one: Sequence[Encoded], other: Sequence[Encoded]) -> int:
-    """How many rows of the first have a prompt that the second has too, punctuation and case aside."""
-    prompts = {tuple(words(item.row.prompt)) for item in other}
-    return sum(tuple(words(item.row.prompt)) in prompts for item in one)
+    """How many rows of the first ask what one of the second asks too, punctuation and case aside."""
+    prompts = {tuple(said(item.row.asked)) for item in other}
+    return sum(tuple(said(item.row.asked)) in prompts for item in one)
 
 
 def card(prepared: Prepared, languages: dict[str, list[str]]) -> dict[str, Any]:

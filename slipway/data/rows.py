@@ -11,8 +11,15 @@ from typing import Any
 
 from slipway.data import formats
 
-# A value that a spreadsheet would run when somebody opens an export: =cmd|…, =HYPERLINK(…, @SUM(…
-_FORMULA = re.compile(r"\s*(?:=\s*[A-Za-z][\w.]*\s*[(|!]|=\s*[-+]?\d|[+\-@](?:[A-Z][A-Z0-9.]*[(|]|cmd\|))")
+# A value that a spreadsheet would run when somebody opens an export. A dash, plus or @ alone begins many an honest text.
+_FORMULA = re.compile(
+    r"""[\s\u00ad\u061c\u180e\u200b-\u200f\u2060-\u2064\ufeff]*(?:
+        =[-+@({\s]* (?: \d | \$?[a-z]{1,3}\$?\d+\b | [a-z_][\w.]*\s*[(|!] | ["'] )  # =1+1, =-A1, =HYPERLINK(…
+        | [-+@][\d.+*/(-]* [a-z_][\w.]*[(|]                                            # @sum(1), +cmd|…
+        | [-+@][^\n|]*\w\|(?:'[^'\n]*'|[^\s!]*)!                                       # -2+3+cmd|' /C calc'!A0
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 _TRAILING = re.compile(r"[ \t]+(?=\n|\Z)")
 
@@ -42,6 +49,20 @@ class Row:
     def prompt(self) -> str:
         """All text before the answer."""
         return "\n".join(message.content for message in self.messages[:-1])
+
+    @property
+    def system(self) -> str:
+        """The system message, which many rows share; empty without one."""
+        return self.messages[0].content if self.messages[0].role == "system" else ""
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """What the user says, turn by turn: what tells one row from another."""
+        return tuple(message.content for message in self.messages if message.role == "user")
+
+    @property
+    def asked(self) -> str:
+        return "\n".join(self.turns)
 
     @property
     def conversation(self) -> str:
@@ -106,6 +127,11 @@ def _messages(value: Any, name: str, role: str) -> tuple[Message, ...]:
     return tuple(_message(item, f"{name}[{index}]") for index, item in enumerate(value))
 
 
+def _check_formula(text: str, where: str) -> None:
+    if _FORMULA.match(normal(text)):
+        raise Misshapen("formula", f"{where} starts like a spreadsheet formula")
+
+
 def _check_turns(messages: tuple[Message, ...]) -> None:
     """system? (user assistant)+ and every content with something in it."""
     if not messages:
@@ -120,8 +146,7 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
     for index, message in enumerate(messages):
         if not _CONTROL.sub("", message.content).strip():
             raise Misshapen("empty_content", f"messages[{index}].content is empty")
-        if _FORMULA.match(message.content):
-            raise Misshapen("formula", f"messages[{index}].content starts like a spreadsheet formula")
+        _check_formula(message.content, f"messages[{index}].content")
 
 
 def _label(value: dict[str, Any]) -> str | None:
@@ -130,8 +155,7 @@ def _label(value: dict[str, Any]) -> str | None:
         return None
     if isinstance(label, (dict, list)):
         raise Misshapen("wrong_type", f"label is a {type(label).__name__}, not one value")
-    if _FORMULA.match(str(label)):
-        raise Misshapen("formula", "label starts like a spreadsheet formula")
+    _check_formula(str(label), "label")
     return str(label)
 
 
@@ -159,6 +183,7 @@ def of_record(file: str, record: formats.Record) -> Row | Drop:
     try:
         shape, messages, rejected = _conversation(record.value)
         _check_turns(messages)
+        _check_formula(rejected or "", "rejected")
         return Row(file, record.number, shape, messages, rejected, _label(record.value))
     except Misshapen as error:
         return Drop(file, record.number, error.reason, error.detail, record.text)

@@ -13,14 +13,14 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
-def position(prompt: str, seed: int) -> float:
-    """A prompt's fixed place in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()[:8], "big") / 2**64
+def position(asked: str, seed: int) -> float:
+    """The fixed place in [0, 1) of what a user says."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{asked}".encode()).digest()[:8], "big") / 2**64
 
 
 def of_row(row: Row, params: "SplitParams", with_test: bool) -> Split:
     test = params.test if with_test else 0.0
-    place = position(row.prompt, params.seed)
+    place = position(row.asked, params.seed)
     if place < test:
         return "test"
     return "validation" if place < test + params.validation else "train"

@@ -41,8 +41,7 @@ _DROPS = pa.schema(
 
 def language(one: Encoded) -> str:
     """The language of what the user says (a guess; short texts often fool it)."""
-    said = " ".join(message.content for message in one.row.messages if message.role == "user")
-    return str(py3langid.classify(said)[0])
+    return str(py3langid.classify(" ".join(one.row.turns))[0])
 
 
 def _row(one: Encoded, spoken: str) -> dict[str, Any]:

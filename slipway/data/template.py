@@ -58,19 +58,31 @@ class Template:
             raise StageError(f"{base / 'tokenizer.json'} is not a tokenizer: {error}; fetch the base again") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        config = strict.read_json(base / "tokenizer_config.json") if (base / "tokenizer_config.json").is_file() else {}
+        config = _settings(base, "tokenizer_config.json")
         self.special = {t.content for t in self.tokenizer.get_added_tokens_decoder().values() if t.special}
         source = _source(base, config)
         self.is_fallback = source is None
-        self.names = {name: _token(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        if source is None and not self._begins_with_bos():
-            self.names["bos_token"] = ""
+        self.names = _names(base, self.tokenizer)
+        if source is None:
+            self._check_end(base)
+            if not self._begins_with_bos():
+                self.names["bos_token"] = ""
         self.template = _compiled(FALLBACK if source is None else source, base)
 
     def _begins_with_bos(self) -> bool:
         """Whether the tokenizer itself would put its beginning-of-text token before a text."""
         tokens = self.tokenizer.encode("a").tokens
         return bool(tokens) and tokens[0] == self.names["bos_token"]
+
+    def _check_end(self, base: Path) -> None:
+        """Without an end that is one token, a tuned model would never learn to stop."""
+        end = self.names["eos_token"]
+        if not end or len(self.tokenizer.encode(end, add_special_tokens=False).ids) != 1:
+            what = f"the end-of-text token {end!r} is not one token of its tokenizer" if end else "no end-of-text token"
+            raise StageError(
+                f"{base} has no chat template and {what}; name an eos_token that tokenizer.json has in its "
+                f"tokenizer_config.json, add a chat_template.jinja, or choose another base (fetch.base)"
+            )
 
     def render(self, messages: Sequence[Message], ask: bool) -> str:
         """The conversation as text; with `ask`, up to where the assistant's next answer begins."""
@@ -123,6 +135,33 @@ class Template:
 def _token(value: Any) -> str:
     """A special token's text: tokenizer_config.json writes it plainly or as an object."""
     return str(value["content"]) if isinstance(value, dict) else str(value or "")
+
+
+def _settings(base: Path, name: str) -> dict[str, Any]:
+    """A settings file of the base; a base does not have to have each."""
+    found = strict.read_json(base / name) if (base / name).is_file() else {}
+    if not isinstance(found, dict):
+        raise StageError(f"{base / name} is not a JSON object; fetch the base again or choose another (fetch.base)")
+    return found
+
+
+def _names(base: Path, tokenizer: Tokenizer) -> dict[str, str]:
+    """Special tokens by name, from the first file that tells: by text, else by number."""
+    by_text = [_settings(base, name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    by_number = [_settings(base, name) for name in ("generation_config.json", "config.json")]
+    names = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        told = [_token(found.get(name)) for found in by_text]
+        told += [_numbered(found.get(f"{name}_id"), tokenizer) for found in by_number]
+        names[name] = next(filter(None, told), "")
+    return names
+
+
+def _numbered(value: Any, tokenizer: Tokenizer) -> str:
+    """The token of a number, or of the first in a list; empty where the tokenizer has none."""
+    first = value[0] if isinstance(value, list) and value else value
+    known = isinstance(first, int) and not isinstance(first, bool) and first >= 0
+    return (tokenizer.id_to_token(first) or "") if known else ""
 
 
 def _source(base: Path, config: dict[str, Any]) -> str | None:

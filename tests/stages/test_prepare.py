@@ -307,6 +307,34 @@ def test_fallback_template_begins_once_and_ends_each_answer(tmp_path: Path) -> N
     assert json.loads((out / "card.json").read_text())["chat_template"] == "fallback"
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("special_tokens_map.json", {"eos_token": {"content": "</s>"}}),
+        ("generation_config.json", {"eos_token_id": [3, 1]}),
+        ("config.json", {"eos_token_id": 3}),
+        (None, {}),
+        ("config.json", {"eos_token_id": 600_000}),
+        ("special_tokens_map.json", {"eos_token": "<|never heard of|>"}),
+    ],
+)
+def test_the_fallback_template_finds_the_end_token_wherever_a_base_tells_it(
+    tmp_path: Path, name: str | None, told: dict[str, Any]
+) -> None:
+    base = base_folder(tmp_path / "base", template=None)
+    (base / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    if name is not None:
+        (base / name).write_text(json.dumps(told))
+    Manifest.write(base, facts={"max_length": 512})
+    if name is None or "never" in str(told) or "600000" in str(told):
+        with pytest.raises(StageError, match=r"no chat template and .*end-of-text token.*; name an eos_token"):
+            run(tmp_path, [*tickets(10)])
+        return
+    arrays = load_file(run(tmp_path, [*tickets(10)]) / "tokens" / "train.safetensors")
+    ends = arrays["documents"][1:] - 1
+    assert len(ends) > 3 and set(arrays["input_ids"][ends].tolist()) == {3} and arrays["loss"][ends].all()
+
+
 def test_a_template_may_mark_generation_and_raise(tmp_path: Path) -> None:
     marked = CHATML.replace(
         "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}",
