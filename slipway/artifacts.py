@@ -166,9 +166,15 @@ class Check(Artifact):
 
 
 class Validation(Artifact):
-    """`validation.json`: does the data meet what configs/expectations asks?"""
+    """`validation.json`: does the data meet what configs/expectations asks?
+
+    It binds the data it is about by their manifests' digests, so that a pass never speaks for other rows.
+    """
 
     passed: bool
+    raw_digest: str
+    prepared_digest: str
+    suites_digest: str
     tables: dict[str, int]  # table → rows seen
     checks: list[Check]
 

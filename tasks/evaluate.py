@@ -21,11 +21,11 @@ def evaluate(
     predictions: Output,
     confusion: Output,
 ) -> Metrics:
+    about_adapter = [Manifest.verified(folder) for folder in (base, prepared, adapter)][-1]
     tests = testset.load(prepared, params.max_rows)
     pin = ChampionPin.load(champion)
     pinned = tables.of_champion(pin, champion.with_suffix(".parquet"), tests) if pin.kind == "version" else None
-    full = Manifest.load(adapter / digest.MANIFEST).facts["method"] == "full"
-    models = inference.predict_both(base, adapter, full, tests, params)
+    models = inference.predict_both(base, adapter, about_adapter.facts["method"] == "full", tests, params)
     kept = models | ({"champion": pinned} if pinned else {})
     tables.write(predictions, tests, kept)
     confusions.write(confusion, tests, models["tuned"])

@@ -17,14 +17,18 @@ def finetune(
     loss: Output,
     checkpoints: Scratch,
 ) -> Metrics:
-    """Write the adapter and its loss curve; never on data that validation refused."""
+    """Write the adapter and its loss curve; never on data that validation refused or has not seen."""
     judged = Validation.load(validation)
     if not judged.passed:
         failed = [f"{c.suite}: {c.expectation}" for c in judged.checks if not c.passed and c.severity == "critical"]
         why = "; ".join(failed) or "no reason given"
         raise Refused(f"{validation} says the data failed ({why}); correct the data, then run again")
     about_base = Manifest.verified(base)
-    Manifest.verified(prepared)
+    if (found := Manifest.verified(prepared).digest) != judged.prepared_digest:
+        raise Refused(
+            f"{validation} is about other data: {prepared} is {found}, validated was {judged.prepared_digest}; "
+            f"run validate again"
+        )
     from slipway.training import loop
 
     tuned = loop.train(base, prepared / "tokens", params, checkpoints, journal.log)

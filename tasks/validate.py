@@ -2,7 +2,7 @@
 
 from slipway.artifacts import Manifest, Validation
 from slipway.data import data_docs, tables
-from slipway.data.expectations import failures, hold, load, problem_of
+from slipway.data.expectations import digest_of, failures, hold, load, problem_of
 from slipway.errors import Refused
 from slipway.params import ValidateParams
 from tasks._stage import Input, Metrics, Output, stage
@@ -11,7 +11,7 @@ from tasks._stage import Input, Metrics, Output, stage
 @stage()
 def validate(params: ValidateParams, raw: Input, prepared: Input, expectations: Input, validation: Output) -> Metrics:
     suites = load(expectations)
-    Manifest.verified(prepared)
+    about_raw, about_prepared = Manifest.verified(raw), Manifest.verified(prepared)
     rows_in, rows_out = tables.raw(raw), tables.prepared(prepared)
     held = {"raw": rows_in, "prepared": rows_out, "summary": tables.summary(rows_in, rows_out, prepared)}
     outcomes = {name: hold(name, suites[name], table, params.rows_shown) for name, table in held.items()}
@@ -19,7 +19,14 @@ def validate(params: ValidateParams, raw: Input, prepared: Input, expectations: 
     checks = [check for found, _ in outcomes.values() for check in found]
     critical, warning, info = (failures(checks, severity) for severity in ("critical", "warning", "info"))
     seen = {name: len(table.frame) for name, table in held.items()}
-    result = Validation(passed=not critical, tables=seen, checks=checks)
+    result = Validation(
+        passed=not critical,
+        raw_digest=about_raw.digest,
+        prepared_digest=about_prepared.digest,
+        suites_digest=digest_of(expectations),
+        tables=seen,
+        checks=checks,
+    )
     result.save(validation)
     docs = validation.with_name("data_docs")  # no output of the stage: Great Expectations writes the time into it
     first_page = data_docs.write(docs, result, {name: page for name, (_, page) in outcomes.items()})

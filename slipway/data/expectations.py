@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slipway import strict
+from slipway import digest, strict
 from slipway.artifacts import Check
 from slipway.data.tables import COLUMNS, Table
 from slipway.errors import UsageError
@@ -90,6 +90,11 @@ def load(folder: Path) -> dict[str, Suite]:
         names = ", ".join(path.name for path in files.values())
         raise UsageError(f"{unknown[0]} belongs to no table; the suites are {names}")
     return {name: read(path, name) for name, path in files.items()}
+
+
+def digest_of(folder: Path) -> str:
+    """One digest over the suite of each table."""
+    return digest.of_pairs({name: digest.of_file(folder / f"{name}.yaml") for name in COLUMNS})
 
 
 def read(path: Path, table: str) -> Suite:

@@ -24,12 +24,13 @@ class Example:
     """A row in tokens."""
 
     row: Row
-    prompt: list[int]
+    prompt: list[int]  # what the model is asked
+    context: list[int]  # the same, cut as it is where the answer follows: a token may span their edge
     answer: list[int]  # with the token that ends the turn
 
     @property
     def length(self) -> int:
-        return len(self.prompt) + len(self.answer)
+        return max(len(self.prompt), len(self.context) + len(self.answer))
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,7 @@ def positions_of(model: "PreTrainedModel") -> int | None:
 
 def encode(tokenizer: "PreTrainedTokenizerBase", tests: TestSet, positions: int | None) -> list[Example]:
     """Every row in tokens, the shortest prompts first; a row that the model has no positions for is an error."""
-    examples = []
-    for row in tests.rows:
-        end = end_of_turn(tokenizer, row)
-        answer = [*_tokens(tokenizer, row.answer), *([] if end is None else [end])]
-        examples.append(Example(row, _tokens(tokenizer, row.prompt), answer))
+    examples = [_example(tokenizer, row) for row in tests.rows]
     longest = max(examples, key=lambda example: example.length)
     if positions is not None and longest.length > positions:
         raise StageError(
@@ -106,26 +103,53 @@ def encode(tokenizer: "PreTrainedTokenizerBase", tests: TestSet, positions: int 
     return sorted(examples, key=lambda example: (len(example.prompt), example.row.id))
 
 
-def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _example(tokenizer: "PreTrainedTokenizerBase", row: Row) -> Example:
+    """Prompt and answer tokenised as one text, as in training, and told apart by character offsets."""
+    text = conversation(tokenizer, row)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    edge, stop = len(row.prompt), len(text.rstrip())
+    spans = list(enumerate(encoded["offset_mapping"]))
+    first = next((i for i, (start, end) in spans if end > max(start, edge)), len(spans))
+    last = next((i for i, (start, _) in spans if start >= stop), len(spans))
+    tokens = list(encoded["input_ids"])
+    prompt = list(tokenizer(row.prompt, add_special_tokens=False)["input_ids"])
+    return Example(row, prompt, tokens[:first], tokens[first:last])
 
 
-def end_of_turn(tokenizer: "PreTrainedTokenizerBase", row: Row) -> int | None:
-    """The token that the chat template puts after an answer when it is a token of its own; else the tokenizer's EOS."""
-    if tokenizer.chat_template and row.answer:
-        text = str(tokenizer.apply_chat_template(json.loads(row.messages), tokenize=False))
-        _, found, after = text.rpartition(row.answer)
-        following = _tokens(tokenizer, after)[:1] if found else []
-        if following and following[0] in tokenizer.get_added_vocab().values():
-            return following[0]
+def conversation(tokenizer: "PreTrainedTokenizerBase", row: Row) -> str:
+    """The row's prompt, then what the chat template writes for the wanted answer (without one: answer and EOS)."""
+    if tokenizer.chat_template:
+        messages = json.loads(row.messages)
+        asked = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        if whole.startswith(str(asked)):  # by length: a template may write today's date into both
+            return row.prompt + whole[len(str(asked)) :]
+    return f"{row.prompt}{row.answer}{tokenizer.eos_token or ''}"
+
+
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase", example: Example) -> int | None:
+    """The token that ends the wanted answer when it is a token of its own; else the tokenizer's EOS."""
+    if example.answer and example.answer[-1] in tokenizer.get_added_vocab().values():
+        return example.answer[-1]
     return tokenizer.eos_token_id  # type: ignore[no-any-return]
 
 
-def stop_tokens(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", row: Row) -> set[int]:
+def stop_tokens(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", example: Example) -> set[int]:
     """Whatever ends an answer: the model's and the tokenizer's EOS, the template's end of turn."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     stops = configured if isinstance(configured, list) else [configured]
-    return {int(stop) for stop in (*stops, tokenizer.eos_token_id, end_of_turn(tokenizer, row)) if stop is not None}
+    return {int(stop) for stop in (*stops, tokenizer.eos_token_id, end_of_turn(tokenizer, example)) if stop is not None}
+
+
+def warn_of_long_answers(tokenizer: "PreTrainedTokenizerBase", examples: list[Example], max_new_tokens: int) -> None:
+    """One line when wanted answers are longer than an answer may be: no model can give them."""
+    lengths = [len(e.answer) - (e.answer[-1:] == [end_of_turn(tokenizer, e)]) for e in examples]
+    if count := sum(length > max_new_tokens for length in lengths):
+        print(
+            f"warning: {count} of {len(examples)} wanted answers are longer than {max_new_tokens} tokens, so no model "
+            f"can give them; raise evaluate.max_new_tokens",
+            flush=True,
+        )
 
 
 # --- running --------------------------------------------------------------------------------------------------------
@@ -160,7 +184,7 @@ def losses(model: "PreTrainedModel", batch: list[Example]) -> list[float]:
     import torch
 
     longest = max(len(e.answer) for e in batch)
-    inputs = padded(model, [e.prompt + e.answer for e in batch])
+    inputs = padded(model, [e.context + e.answer for e in batch])
     # Only the answers' logits: a full batch of them would not fit where the vocabulary is large.
     logits = forward(model, **inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, -longest - 1 : -1]
     targets = inputs["input_ids"][:, -longest:]
@@ -212,21 +236,72 @@ def computing(threads: int) -> Iterator[None]:
 
 
 def predict(
-    name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", tests: TestSet, limits: Limits
+    name: str,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    examples: list[Example],
+    tests: TestSet,
+    limits: Limits,
 ) -> Predictions:
     """What a model says to every row of the test set, in the test set's order."""
-    examples = encode(tokenizer, tests, limits.positions)
-    stops = stop_tokens(tokenizer, model, tests.rows[0])
+    stops = stop_tokens(tokenizer, model, examples[0])
     progress = Progress(len(examples), f"evaluate {name}: row")
     found: dict[str, Prediction] = {}
-    for start in range(0, len(examples), limits.batch_size):
-        batch = examples[start : start + limits.batch_size]
-        said = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers(model, batch, limits, stops)]
-        for e, text, loss in zip(batch, said, losses(model, batch), strict=True):
-            exact = text.strip() == e.row.answer.strip()
-            found[e.row.id] = Prediction(e.row.id, text, tests.label_of(text), exact, loss, len(e.answer))
+    size = limits.batch_size
+    while len(found) < len(examples):
+        batch = examples[len(found) : len(found) + size]
+        done = attempted(model, batch, limits, stops)
+        if isinstance(done, str):
+            size = halved(batch, done)  # after the failed pass, whose tensors are gone by now
+            continue
+        for e, (tokens, loss) in zip(batch, done, strict=True):
+            found[e.row.id] = _prediction(tests, e, tokenizer.decode(tokens, skip_special_tokens=True), loss)
         progress.at(len(found))
     return [found[row.id] for row in tests.rows]
+
+
+def attempted(
+    model: "PreTrainedModel", batch: list[Example], limits: Limits, stops: set[int]
+) -> list[tuple[list[int], float]] | str:
+    """Each row's answer and loss; or, where the batch does not fit in memory, what was said about that."""
+    try:
+        return list(zip(answers(model, batch, limits, stops), losses(model, batch), strict=True))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return (str(error).splitlines() or ["no memory left"])[0]
+
+
+def _prediction(tests: TestSet, example: Example, text: str, loss: float) -> Prediction:
+    row = example.row
+    exact = text.strip() == row.answer.strip()
+    label = row.label if exact else tests.label_of(text)  # the right answer has the right label, however it is read
+    return Prediction(row.id, text, label, exact, loss, len(example.answer))
+
+
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether the device or the host ran out of memory; torch says so by type or in words."""
+    import torch
+
+    text = str(error)
+    by_type = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return by_type or "out of memory" in text or "can't allocate memory" in text
+
+
+def halved(batch: list[Example], reason: str) -> int:
+    """Half the size of a batch that did not fit in memory; a single row that does not is an error."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    size = len(batch)
+    if size == 1:
+        raise StageError(
+            f"out of memory with one test row at a time ({reason}), at row {batch[0].row.id}: no evaluate.batch_size is "
+            f"small enough; lower prepare.max_length or evaluate.max_new_tokens, or use a larger device"
+        )
+    print(f"out of memory with {size} test rows at once; going on with {size // 2}", flush=True)
+    return size // 2
 
 
 def predict_both(
@@ -235,13 +310,15 @@ def predict_both(
     """The base model's answers, then the tuned model's; with a LoRA adapter the base is loaded once."""
     tokenizer, model = load_tokenizer(base), load_model(base)
     limits = Limits(params.batch_size, params.max_new_tokens, positions_of(model))
+    examples = encode(tokenizer, tests, limits.positions)
+    warn_of_long_answers(tokenizer, examples, limits.max_new_tokens)
     with computing(params.threads):
-        found = {"base": predict("base", model, tokenizer, tests, limits)}
+        found = {"base": predict("base", model, tokenizer, examples, tests, limits)}
     if full:
         del model
         model = load_model(adapter)
     else:
         model = add_adapter(model, adapter)
     with computing(params.threads):
-        found["tuned"] = predict("tuned", model, tokenizer, tests, limits)
+        found["tuned"] = predict("tuned", model, tokenizer, examples, tests, limits)
     return found

@@ -5,6 +5,7 @@ metrics are one matrix product, and a delta is paired by using the same weights 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,11 @@ from slipway.evaluation.testset import TestSet
 Floats = NDArray[np.float64]
 Metrics = dict[str, Floats]
 Estimates = dict[str, Estimate]  # by metric
+Bounds = tuple[float, float]
 
 Z95 = 1.959963984540054
-RATES = {"exact_match": "rows", "accuracy": "labelled"}  # a rate → what it is a share of
+RATES = {"exact_match": "exact", "accuracy": "correct"}  # a rate → the column it is the mean of
+PER_TOKEN = ("loss", "perplexity")  # means a token: they compare only between models that cut a text alike
 WEIGHTS_AT_ONCE = 4_000_000
 COLUMNS = ("rows", "exact", "loss", "tokens", "labelled", "correct")  # then true, predicted and hit, a column a label
 
@@ -58,7 +61,7 @@ def metrics(sums: Floats) -> Metrics:
     f1 = np.divide(2 * hit, true + guess, out=np.zeros_like(hit), where=seen)
     classes = np.maximum(seen.sum(axis=-1), 1)
     macro = {"macro_precision": precision, "macro_recall": recall, "macro_f1": f1}
-    accuracy = column["correct"] / np.maximum(column["labelled"], 1)
+    accuracy = column["correct"] / np.maximum(column["labelled"], 1)  # before the macro scores, which lean on it
     return found | {"accuracy": accuracy} | {name: value.sum(axis=-1) / classes for name, value in macro.items()}
 
 
@@ -83,6 +86,44 @@ def wilson(successes: float, total: float) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + z)), min(1.0, (middle + half) / (1 + z))
 
 
+def tango(gains: float, losses: float, total: float) -> tuple[float, float]:
+    """The 95 % score interval of a paired difference of rates (Tango 1998).
+
+    `gains` and `losses` are the rows that only the one or only the other model has right. Where there are none, the
+    bootstrap sees no spread at all; this says ± z²/(n + z²), the most that two models may still differ by.
+    """
+
+    def misfit(delta: float) -> float:
+        """Above zero where the data contradict a true difference of `delta`."""
+        linear = (2 * total - gains + losses) * delta - gains - losses
+        root = math.sqrt(max(linear**2 + 8 * total * losses * delta * (1 - delta), 0.0))
+        share = (root - linear) / (4 * total)  # the likeliest share of losses, were the difference `delta`
+        variance = max(2 * share + delta * (1 - delta), 0.0)
+        return (gains - losses - total * delta) ** 2 - Z95**2 * total * variance
+
+    found = (gains - losses) / total
+    return _edge(misfit, found, -1.0), _edge(misfit, found, 1.0)
+
+
+def _edge(misfit: Callable[[float], float], inside: float, outside: float) -> float:
+    """Where `misfit` changes its sign, by bisection."""
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if misfit(middle) > 0 else (middle, outside)
+    return (inside + outside) / 2
+
+
+def widened(value: float, low: float, high: float, accuracy: Estimate, bounds: tuple[float, float]) -> Bounds:
+    """A macro score's interval, reaching at least as far to both sides as accuracy's on the same rows.
+
+    A bootstrap of rows that are all right (or all wrong) has no width, though nothing is certain. A macro score rests
+    on fewer rows a label than accuracy does on all, so it is never surer.
+    """
+    least, most = bounds
+    low, high = min(low, value - (accuracy.value - accuracy.low)), max(high, value + (accuracy.high - accuracy.value))
+    return max(low, least), min(high, most)
+
+
 def estimate(value: float, low: float, high: float, rows: int) -> Estimate:
     """Rounded to six decimals (no minus zero), the interval holding the value."""
     shown = [round(float(x), 6) + 0.0 for x in (value, min(low, value), max(high, value))]
@@ -92,22 +133,45 @@ def estimate(value: float, low: float, high: float, rows: int) -> Estimate:
 def _estimates(facts: Floats, draws: Metrics) -> Estimates:
     sums = facts.sum(axis=0)
     column = dict(zip(COLUMNS, sums[: len(COLUMNS)], strict=True))
-    found = {}
+    found: Estimates = {}
     for name, value in metrics(sums).items():
-        total = column["rows" if name in ("exact_match", "loss", "perplexity") else "labelled"]
+        total = column["rows" if name in ("exact_match", *PER_TOKEN) else "labelled"]
         if name in RATES:
-            low, high = wilson(round(value * total), total)
+            low, high = wilson(column[RATES[name]], total)
         else:
             low, high = np.quantile(draws[name], (0.025, 0.975))
+        if name.startswith("macro_"):
+            low, high = widened(float(value), low, high, found["accuracy"], (0.0, 1.0))
         found[name] = estimate(float(value), low, high, int(total))
     return found
 
 
-def _delta(tuned: Estimates, other: Estimates, draws: Metrics, other_draws: Metrics) -> Estimates:
-    found = {}
-    for name in tuned:
-        low, high = np.quantile(draws[name] - other_draws[name], (0.025, 0.975))
-        found[name] = estimate(tuned[name].value - other[name].value, low, high, tuned[name].rows)
+@dataclass(frozen=True)
+class _Scored:
+    """One model: its facts a row, its metrics, and the same of every resample."""
+
+    facts: Floats
+    found: Estimates
+    draws: Metrics
+
+
+def _delta(tuned: _Scored, other: _Scored) -> Estimates:
+    """Tuned minus another, paired by row."""
+    column = {name: i for i, name in enumerate(COLUMNS)}
+    same_tokens = bool((tuned.facts[:, column["tokens"]] == other.facts[:, column["tokens"]]).all())
+    found: Estimates = {}
+    for name, measured in tuned.found.items():
+        if name in PER_TOKEN and not same_tokens:
+            continue  # per-token means over other tokens: no difference can be told, and a rule on it is undecided
+        value = measured.value - other.found[name].value
+        if name in RATES:
+            mine, theirs = (model.facts[:, column[RATES[name]]] for model in (tuned, other))
+            low, high = tango(float((mine > theirs).sum()), float((mine < theirs).sum()), measured.rows)
+        else:
+            low, high = np.quantile(tuned.draws[name] - other.draws[name], (0.025, 0.975))
+        if name.startswith("macro_"):
+            low, high = widened(value, low, high, found["accuracy"], (-1.0, 1.0))
+        found[name] = estimate(value, low, high, measured.rows)
     return found
 
 
@@ -132,9 +196,9 @@ def score(tests: TestSet, models: dict[str, Predictions], resamples: int, seed: 
     """Every model's metrics, and tuned against each of the others."""
     tables = {model: table(tests, _finite(model, predictions)) for model, predictions in models.items()}
     draws = dict(zip(tables, map(metrics, resampled(list(tables.values()), resamples, seed)), strict=True))
-    found = {model: _estimates(facts, draws[model]) for model, facts in tables.items()}
-    others = [model for model in models if model != "tuned"]
-    return Scores(found, {o: _delta(found["tuned"], found[o], draws["tuned"], draws[o]) for o in others})
+    scored = {model: _Scored(facts, _estimates(facts, draws[model]), draws[model]) for model, facts in tables.items()}
+    deltas = {other: _delta(scored["tuned"], scored[other]) for other in models if other != "tuned"}
+    return Scores({model: one.found for model, one in scored.items()}, deltas)
 
 
 def _finite(model: str, predictions: Predictions) -> Predictions:

@@ -62,14 +62,42 @@ def load(prepared: Path, max_rows: int | None) -> TestSet:
 
 
 def label_reader(pattern: str | None, rows: list[Row]) -> LabelOf:
-    """How to tell an answer's label: by the pattern's first group, or by the row that has this very answer."""
-    if pattern is None:
-        known = {row.answer.strip(): row.label for row in rows}
-        return lambda answer: known.get(answer.strip())
-    compiled = re.compile(pattern)
+    """How to tell an answer's label: by the row that has this very answer, else by the pattern's first group.
 
-    def read(answer: str) -> str | None:
-        found = compiled.search(answer)
+    A pattern that finds nothing in the wanted answers, or other labels than the rows' own, was written for other data:
+    then only the rows speak.
+    """
+    known = _labels_of_answers(rows)
+    read = re.compile(pattern).search if pattern is not None and _fits(pattern, rows) else None
+
+    def label_of(answer: str) -> str | None:
+        text = answer.strip()
+        if text in known:
+            return known[text]
+        found = read(answer) if read else None
         return found.group(1) if found else None
 
-    return read
+    return label_of
+
+
+def _labels_of_answers(rows: list[Row]) -> dict[str, str | None]:
+    """The label that goes with an answer; None where rows with the same answer have several."""
+    labels: dict[str, set[str | None]] = {}
+    for row in rows:
+        labels.setdefault(row.answer.strip(), set()).add(row.label)
+    return {answer: next(iter(found)) if len(found) == 1 else None for answer, found in labels.items()}
+
+
+def _fits(pattern: str, rows: list[Row]) -> bool:
+    """Whether a pattern reads at least one wanted answer's label, and never another than the row's own."""
+    labelled = [row for row in rows if row.label is not None]
+    read = [(row, found.group(1)) for row in labelled if (found := re.search(pattern, row.answer))]
+    for row, label in read:
+        if label != row.label:
+            print(
+                f"prepare.label_pattern reads {label!r} in the wanted answer of test row {row.id}, whose label is "
+                f"{row.label!r}; it is left aside, and only answers that a row has word for word get a label",
+                flush=True,
+            )
+            return False
+    return bool(read)

@@ -146,6 +146,18 @@ def test_failed_validation_stops_both_engines_before_training(stub: Path, prefec
     assert stub_project.stage(stub, "validate").returncode == 3
     assert stub_project.stage(stub, "finetune").returncode == 3
 
+    # A pass that has gone stale: it speaks for the rows it has seen, not for those that came after.
+    stub_project.heal(stub, "validate")
+    code, record, err = run(stub, prefect_url)
+    assert code == 0, err
+    set_param(stub, "prepare", "max_length", 128)
+    assert stub_project.repro(stub, "-s", "prepare").returncode == 0
+    done = stub_project.repro(stub, "-s", "finetune")
+    assert done.returncode != 0 and "run validate again" in done.stdout + done.stderr
+    assert stub_project.stage(stub, "finetune").returncode == 3
+    ends = [end["outcome"] for end in attempts(stub, "finetune")]
+    assert ends.count("done") == 1, ends
+
 
 def test_a_refusal_by_the_gate_is_an_outcome_not_a_crash(stub: Path, prefect_url: str) -> None:
     stub_project.fault(stub, "gate", "refuse")

@@ -6,10 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import data_folders
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +23,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from slipway import digest
 from slipway.artifacts import ChampionPin, Manifest, Scorecard
+from slipway.data import rows as data_rows
+from slipway.data.rows import Message
+from slipway.data.template import Template
 from slipway.errors import StageError
-from slipway.evaluation import inference, testset
+from slipway.evaluation import inference, scoring, testset
 from slipway.params import EvaluateParams
 from tasks.evaluate import evaluate
 
@@ -213,6 +217,131 @@ def test_a_row_longer_than_the_model_is_a_clear_error(project: Project) -> None:
     tests = testset.load(project.root / "data" / "prepared", None)
     with pytest.raises(StageError, match=r"more than the model's 16 positions; lower prepare\.max_length to 16"):
         inference.encode(project.tokenizer, tests, 16)
+
+
+def _metaspace(chat: bool, where: str) -> PreTrainedTokenizerFast:
+    """As SentencePiece models are: a text tokenised by itself begins with a space."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=where)
+    words.decoder = decoders.Metaspace(prepend_scheme=where)
+    text = ["intent: refund login bug end im Hello please Assistant: User:\npriority: high"] * 20
+    alphabet = sorted(set("".join(text) + "▁"))
+    special = ["<|im_start|>", "<|im_end|>", "</s>"]
+    words.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=120, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+    if chat:
+        tokenizer.chat_template = data_folders.CHATML
+    return tokenizer
+
+
+@pytest.mark.parametrize("where", ["always", "first"])
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "no template"])
+def test_an_answer_is_scored_on_the_very_tokens_that_training_sees(tmp_path: Path, chat: bool, where: str) -> None:
+    tokenizer = _metaspace(chat, where)
+    tokenizer.save_pretrained(tmp_path)
+    template = Template(tmp_path)
+    rows, expected = [], {}
+    for i, answer in enumerate(["intent: refund", "end", "im", "<|im", "login\npriority: high"]):
+        said = (Message("user", f"Hello {answer}"), Message("assistant", answer))
+        source = data_rows.Row("file", i, "chat", said)
+        (encoded,) = template.encode([source])
+        rows.append(testset.Row(source.id, source.conversation, encoded.prompt, answer, None))
+        first, last = encoded.loss.index(True), len(encoded.loss) - encoded.loss[::-1].index(True)
+        expected[source.id] = (encoded.input_ids[:first], encoded.input_ids[first:last])
+    tests = testset.TestSet(rows, len(rows), "", lambda _: None)
+    found = {e.row.id: e for e in inference.encode(tokenizer, tests, None)}
+    assert len(found) == 5
+    assert {key: (e.context, e.answer) for key, e in found.items()} == expected
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>" if chat else "</s>")
+    assert {inference.end_of_turn(tokenizer, e) for e in found.values()} == {end}
+
+
+def test_row_labels_are_right_where_answers_are_whatever_the_pattern(project: Project, tmp_path: Path) -> None:
+    tests = testset.load(project.root / "data" / "prepared", None)
+    rows = [replace(row, answer=f"We say {i}", label=f"kind {i % 3}") for i, row in enumerate(tests.rows)]
+    rows[1] = replace(rows[1], answer=rows[0].answer)  # one answer, two labels: only the row knows which
+    tests = replace(tests, rows=rows, label_of=testset.label_reader(r"(?m)^intent: *(\S+)", rows))
+    examples = inference.encode(project.tokenizer, tests, None)
+    said = {e.row.id: inference._prediction(tests, e, f" {e.row.answer}\n", 1.0) for e in examples}
+    found = scoring.score(tests, {"tuned": [said[row.id] for row in rows]}, 100, 7).metrics["tuned"]
+    assert (found["exact_match"].value, found["accuracy"].value, found["macro_f1"].value) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("torn", ["base/model.safetensors", "adapter/adapter_model.safetensors"])
+def test_a_cut_model_is_one_line_that_names_the_file(project: Project, tmp_path: Path, torn: str) -> None:
+    shutil.copytree(project.root / "models", tmp_path / "models")
+    path = tmp_path / "models" / torn
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StageError, match=rf"{path.name} is cut at byte") as error:
+        project.run(tmp_path / "out", base=tmp_path / "models" / "base", adapter=tmp_path / "models" / "adapter")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "scorecard.json").exists()
+
+
+def test_a_cut_test_set_is_one_line_that_names_the_file(project: Project, tmp_path: Path) -> None:
+    shutil.copytree(project.root / "data" / "prepared", tmp_path / "prepared")
+    path = tmp_path / "prepared" / "rows" / "test.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StageError, match=r"test\.parquet is cut at byte"):
+        project.run(tmp_path / "out", prepared=tmp_path / "prepared")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [torch.OutOfMemoryError("tried to allocate too much"), RuntimeError("can't allocate memory: 9 GB"), MemoryError()],
+    ids=["device", "host", "python"],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failure: Exception,
+) -> None:
+    expected = project.run(tmp_path / "whole")
+    own, fits = inference.answers, 2
+
+    def too_large(model: Any, batch: list[Any], *rest: Any) -> Any:
+        if len(batch) > fits:
+            raise failure
+        return own(model, batch, *rest)
+
+    monkeypatch.setattr(inference, "answers", too_large)
+    assert project.run(tmp_path / "halved") == pytest.approx(expected, rel=1e-5)
+    assert "out of memory with 5 test rows at once; going on with 2" in capsys.readouterr().out
+    fits = 0
+    with pytest.raises(StageError, match=r"out of memory with one test row .*evaluate\.batch_size") as error:
+        project.run(tmp_path / "never")
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_that_is_no_lack_of_memory_stays_what_it_is(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(inference, "answers", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        project.run(tmp_path / "out")
+
+
+def test_too_few_new_tokens_for_the_wanted_answers_are_said_once(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pq.read_table(project.root / "data" / "prepared" / "rows" / "test.parquet")["answer"].to_pylist()
+    lengths = [len(project.tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in rows]
+    project.run(tmp_path / "out", PARAMS.model_copy(update={"max_new_tokens": max(lengths) - 1}))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    count = lengths.count(max(lengths))
+    assert said == [
+        f"warning: {count} of {ROWS} wanted answers are longer than {max(lengths) - 1} tokens, so no model can give "
+        f"them; raise evaluate.max_new_tokens"
+    ]
+    project.run(tmp_path / "enough", PARAMS.model_copy(update={"max_new_tokens": max(lengths)}))
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_an_empty_test_set_is_a_clear_error(project: Project, tmp_path: Path) -> None:

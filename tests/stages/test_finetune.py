@@ -50,12 +50,16 @@ def fetch_params(base: str) -> FetchParams:
     )
 
 
-def judged(path: Path, passed: bool) -> Path:
+def judged(path: Path, passed: bool, prepared: Path) -> Path:
+    """What validate says of a prepared folder."""
     check = Check(
         suite="prepared", expectation="rows", column=None, severity="critical", passed=passed, observed=1, unexpected=0,
         rows=[], why="a test",
     )  # fmt: skip
-    Validation(passed=passed, tables={"train": 1}, checks=[check]).save(path)
+    about = Manifest.load(prepared / "manifest.json").digest
+    Validation(
+        passed=passed, raw_digest="r", prepared_digest=about, suites_digest="s", tables={"train": 1}, checks=[check]
+    ).save(path)
     return path
 
 
@@ -65,7 +69,7 @@ def inputs(folder: Path) -> dict[str, Path]:
     Manifest.write(folder / "base", bases.facts(folder / "base", "small", None))
     write_tokens(folder / "prepared" / "tokens")
     Manifest.write(folder / "prepared", {})
-    judged(folder / "validation.json", passed=True)
+    judged(folder / "validation.json", True, folder / "prepared")
     return {"base": folder / "base", "prepared": folder / "prepared", "validation": folder / "validation.json"}
 
 
@@ -89,8 +93,17 @@ def test_the_adapter_says_what_it_is_and_the_curve_is_kept(tmp_path):
 
 def test_refused_data_trains_nothing(tmp_path):
     given, made = inputs(tmp_path / "in"), outputs(tmp_path / "out")
-    judged(given["validation"], passed=False)
+    judged(given["validation"], False, given["prepared"])
     with pytest.raises(Refused, match="the data failed \\(prepared: rows\\)"):
+        finetune(finetune_params(), **given, **made)
+    assert not made["adapter"].exists() and not made["loss"].exists()
+
+
+def test_a_pass_for_other_data_trains_nothing(tmp_path):
+    given, made = inputs(tmp_path / "in"), outputs(tmp_path / "out")
+    write_tokens(given["prepared"] / "tokens", documents=41)
+    now = Manifest.write(given["prepared"], {}).digest
+    with pytest.raises(Refused, match=rf"is about other data: .* is {now}, validated was .*; run validate again"):
         finetune(finetune_params(), **given, **made)
     assert not made["adapter"].exists() and not made["loss"].exists()
 
@@ -136,9 +149,8 @@ def test_any_base_goes_from_fetch_to_finetune(tmp_path, monkeypatch, make):
     prepare(prepare_params(), raw, tmp_path / "base", tmp_path / "prepared")
     given = {"base": tmp_path / "base", "prepared": tmp_path / "prepared"}
     made = outputs(tmp_path / "out")
-    metrics = finetune(
-        finetune_params(max_steps=2), **given, validation=judged(tmp_path / "validation.json", True), **made
-    )
+    given["validation"] = judged(tmp_path / "validation.json", True, given["prepared"])
+    metrics = finetune(finetune_params(max_steps=2), **given, **made)
     assert metrics["steps"] == 2 and Manifest.verified(made["adapter"]).facts["trained_parameters"] > 0
     assert BasePin.load(tmp_path / "pin.json").source == "mine"
 

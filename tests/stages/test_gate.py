@@ -95,12 +95,14 @@ def project(tmp_path: Path) -> Project:
     about = _folder(base, {"config.json": "{}", "tokenizer.json": "{}", "model.safetensors": "w"}, {"source": "tiny"})
     _folder(adapter, {"adapter_model.safetensors": "a"}, {"method": "lora", "base_digest": about.digest})
     card = json.dumps({"drop_rate": 0.1, "duplicate_rate": 0.05})
-    _folder(prepared, {"rows/test.parquet": "rows", "card.json": card}, {"label_pattern": None})
+    data = _folder(prepared, {"rows/test.parquet": "rows", "card.json": card}, {"label_pattern": None})
     check = Check(
         suite="raw", expectation="not_null", column="id", severity="critical", passed=True,
         observed=0, unexpected=0, rows=[], why="ids identify",
     )  # fmt: skip
-    Validation(passed=True, tables={"raw": 400}, checks=[check]).save(tmp_path / "validation.json")
+    Validation(
+        passed=True, raw_digest="r", prepared_digest=data.digest, suites_digest="s", tables={"raw": 400}, checks=[check]
+    ).save(tmp_path / "validation.json")
     _scorecard(base, adapter, prepared).save(tmp_path / "scorecard.json")
     (tmp_path / "predictions.parquet").write_bytes(b"predictions")
     SourcePin(source="sample", test_source=None, revision=None, files=[]).save(tmp_path / "source.json")
@@ -196,11 +198,30 @@ def test_case_E5_a_missing_metric_is_undecided(project: Project) -> None:
     assert project.judge().verdict == "undecided"
 
 
+def test_a_champion_with_another_tokenizer_has_no_loss_delta_and_a_rule_on_it_is_undecided(project: Project) -> None:
+    pin = ChampionPin(kind="version", version="1.0.0", identity="1" * 64, predictions="2" * 64)
+    pin.save(project.root / "champion.json")
+
+    def change(card: dict[str, Any]) -> None:
+        card["champion"] = pin.model_dump(mode="json")
+        for name in ("loss", "perplexity"):
+            del card["deltas"]["champion"][name]
+
+    project.edit("scorecard.json", change)
+    assert project.judge().verdict == "pass"  # the shipped policy compares losses with the base alone
+    policy = project.root / "gates.yaml"
+    policy.write_text(POLICY.read_text().replace("delta.base.loss", "delta.champion.loss"))
+    decision = project.judge(policy)
+    assert (decision.verdict, _blamed(decision)) == ("undecided", {"better-than-base"})
+    project.edit("scorecard.json", lambda card: card["deltas"]["champion"].pop("exact_match"))
+    assert "evidence-deltas" in _blamed(project.judge())
+
+
 def test_another_test_set_is_refused_naming_both_digests(project: Project) -> None:
     recorded = digest.of_file(project.root / "prepared" / "rows" / "test.parquet")
     _folder(project.root / "prepared", {"rows/test.parquet": "other rows"}, {})
     decision = project.judge()
-    assert _blamed(decision) == {"evidence-test-set"}
+    assert _blamed(decision) == {"evidence-test-set", "evidence-validated-data"}
     assert recorded in decision.summary
     assert digest.of_bytes(b"other rows") in decision.summary
 
@@ -209,6 +230,15 @@ def test_another_test_set_is_refused_naming_both_digests(project: Project) -> No
 def test_data_that_failed_validation_is_refused(project: Project, change: dict[str, Any]) -> None:
     project.edit("validation.json", lambda found: found.update(change))
     assert "evidence-validation" in _blamed(project.judge())
+
+
+def test_training_rows_that_validation_has_not_seen_are_refused(project: Project) -> None:
+    validated = json.loads((project.root / "validation.json").read_text())["prepared_digest"]
+    now = _folder(project.root / "prepared", {"tokens/train.safetensors": "unseen"}, {}).digest
+    decision = project.judge()
+    assert _blamed(decision) == {"evidence-validated-data"}
+    assert validated in decision.summary
+    assert now in decision.summary
 
 
 def test_a_critical_check_that_failed_is_refused_whatever_the_report_says(project: Project) -> None:

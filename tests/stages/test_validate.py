@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from slipway.artifacts import Manifest, Validation
-from slipway.data import tables
+from slipway.data import expectations, tables
 from slipway.errors import Refused, StageError
 from slipway.params import ValidateParams
 from tasks.validate import validate
@@ -97,6 +97,9 @@ def test_good_data_passes(data: Data) -> None:
     assert metrics == {"checks": len(found.checks), "failed_critical": 0, "failed_warning": 0, "rows": 40}
     assert len(found.checks) > 40
     assert {check.suite for check in found.checks} == {"raw", "prepared", "summary"}
+    assert found.raw_digest == Manifest.verified(data.raw).digest
+    assert found.prepared_digest == Manifest.verified(data.prepared).digest
+    assert found.suites_digest == expectations.digest_of(SHIPPED)
 
 
 def test_same_data_same_bytes(data: Data, tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ def finetune(
     loss: Output,
     checkpoints: Scratch,
 ) -> Metrics:
-    if not Validation.load(validation).passed:
+    judged = Validation.load(validation)
+    if not judged.passed:
         raise Refused(f"{validation} says the data failed; correct it")
+    if judged.prepared_digest != Manifest.verified(prepared).digest:
+        raise Refused(f"{validation} is about other data; run validate again")
     done = checkpoints / "step-1"
     if done.exists():
         print("resumed from step 1", flush=True)

@@ -1,6 +1,7 @@
 """Validate rows (stub)."""
 
-from slipway.artifacts import Check, Validation
+from slipway import digest
+from slipway.artifacts import Check, Manifest, Validation
 from slipway.errors import Refused
 from slipway.params import ValidateParams
 from tasks import _faults
@@ -18,7 +19,10 @@ def validate(params: ValidateParams, raw: Input, prepared: Input, expectations: 
         suite="prepared", expectation="rows", column=None, severity="critical", passed=passed,
         observed=2, unexpected=0 if passed else 3, rows=[] if passed else ["a:1", "a:2", "a:3"], why="A model learns from rows.",
     )  # fmt: skip
-    Validation(passed=passed, tables={"prepared": 2}, checks=[check]).save(validation)
+    Validation(
+        passed=passed, raw_digest=Manifest.verified(raw).digest, prepared_digest=Manifest.verified(prepared).digest,
+        suites_digest=digest.of_path(expectations), tables={"prepared": 2}, checks=[check],
+    ).save(validation)  # fmt: skip
     if refusal:
         raise refusal
     return {"checks": 1.0, "rows_shown": float(params.rows_shown)}

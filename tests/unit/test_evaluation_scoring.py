@@ -52,6 +52,52 @@ def test_wilson_matches_published_values() -> None:
     assert scoring.wilson(20, 20)[1] == 1.0
 
 
+def test_tango_matches_published_values() -> None:
+    assert scoring.tango(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)  # Fagerland et al. 2014
+    assert scoring.tango(86, 150, 1600) == pytest.approx((-0.059, -0.021), abs=5e-4)  # Agresti and Min 2005
+
+
+@pytest.mark.parametrize(("gains", "losses", "total"), [(1, 7, 21), (0, 3, 40), (12, 5, 60), (0, 0, 30), (9, 0, 9)])
+def test_tango_is_where_the_restricted_likelihood_puts_it(gains: int, losses: int, total: int) -> None:
+    """The same interval by brute force: at each delta the likeliest cell on a grid, then the score test."""
+    inside, same = [], total - gains - losses
+    for delta in np.linspace(-0.999, 0.999, 1999):
+        lost = np.linspace(max(0.0, -delta), (1 - delta) / 2, 20_001)
+        cells = np.maximum([lost + delta, lost, 1 - 2 * lost - delta], 0.0)
+        with np.errstate(divide="ignore"):
+            terms = [k * np.log(p) for k, p in zip((gains, losses, same), cells, strict=True) if k]
+        q = lost[int(np.argmax(sum(terms)))]
+        if abs(gains - losses - total * delta) <= scoring.Z95 * math.sqrt(total * max(2 * q + delta - delta**2, 0.0)):
+            inside.append(delta)
+    assert scoring.tango(gains, losses, total) == pytest.approx((min(inside), max(inside)), abs=2e-3)
+
+
+def test_two_models_that_always_agree_may_still_differ() -> None:
+    reach = scoring.Z95**2 / (100 + scoring.Z95**2)  # 3.7 points
+    assert scoring.tango(0, 0, 100) == pytest.approx((-reach, reach), abs=1e-9)
+    assert scoring.tango(100, 0, 100) == pytest.approx((1 - 2 * reach, 1.0), abs=1e-3)
+    assert scoring.tango(0, 100, 100) == pytest.approx((-1.0, 2 * reach - 1), abs=1e-3)
+    answers = predicted(["a", "b"] * 50)
+    tests = rows_with(["a", "b"] * 50)
+    deltas = scoring.score(tests, {"tuned": answers, "champion": answers}, 100, 7).deltas["champion"]
+    rates = ["exact_match", "accuracy", "macro_precision", "macro_recall", "macro_f1"]
+    found = {name: (deltas[name].low, deltas[name].high) for name in rates}
+    assert found == {name: pytest.approx((-reach, reach), abs=1e-6) for name in rates}
+
+
+def test_macro_scores_are_never_surer_than_accuracy() -> None:
+    right = scoring.score(rows_with(["a", "b"] * 10), {"tuned": predicted(["a", "b"] * 10)}, 100, 7).metrics["tuned"]
+    assert (right["macro_f1"].value, right["macro_f1"].high) == (1.0, 1.0)
+    assert right["macro_f1"].low == right["accuracy"].low == pytest.approx(0.8389, abs=1e-4)
+
+
+def test_losses_over_other_tokens_have_no_delta() -> None:
+    tests, tuned = rows_with(["a", "b"]), predicted(["a", "b"])
+    champion = [*tuned[:1], Prediction("0001", "text", "b", True, 2.0, 5)]
+    deltas = scoring.score(tests, {"tuned": tuned, "base": tuned, "champion": champion}, 100, 7).deltas
+    assert deltas["base"].keys() - deltas["champion"].keys() == {"loss", "perplexity"}
+
+
 def test_the_bootstrap_is_the_plain_one_and_seeded() -> None:
     tests = rows_with(["a"] * 50)
     random = np.random.default_rng(1)
@@ -103,6 +149,37 @@ def test_a_broken_models_loss_is_an_error_that_names_the_row(loss: float) -> Non
 def test_confusion_counts_every_labelled_row_once() -> None:
     tests = rows_with(TRUTH)
     assert confusion.counts(tests, predicted(GUESS)) == [[2, 1, 0], [0, 1, 1]]
+
+
+SHIPPED = r"(?m)^intent: *(\S+)"
+
+
+def test_a_pattern_that_fits_no_answer_leaves_the_word_to_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("1", "[]", "", "Pay here", "billing"), Row("2", "[]", "", "Reset it", "login")]
+    label_of = testset.label_reader(SHIPPED, rows)
+    assert [label_of(row.answer) for row in rows] == ["billing", "login"]
+    assert label_of("intent: refund") is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_pattern_that_contradicts_the_rows_is_left_aside_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("1", "[]", "", "intent: a", "billing"), Row("2", "[]", "", "intent: b", "login")]
+    label_of = testset.label_reader(SHIPPED, rows)
+    assert [label_of(text) for text in ("intent: a", "intent: b", "intent: c")] == ["billing", "login", None]
+    said = capsys.readouterr().out
+    assert "reads 'a' in the wanted answer of test row 1, whose label is 'billing'" in said
+    assert said.count("\n") == 1
+
+
+def test_a_pattern_that_fits_reads_answers_that_no_row_has() -> None:
+    rows = [Row("1", "[]", "", "intent: a\nmore", "a"), Row("2", "[]", "", "in words", "b")]
+    label_of = testset.label_reader(SHIPPED, rows)
+    assert [label_of(text) for text in ("intent: a\nelse", "in words", "intent: b")] == ["a", "b", "b"]
+
+
+def test_one_answer_with_two_labels_says_neither() -> None:
+    rows = [Row("1", "[]", "", "yes", "billing"), Row("2", "[]", "", "yes", "login")]
+    assert testset.label_reader(None, rows)("yes") is None
 
 
 def test_without_a_pattern_a_label_is_that_of_the_row_with_this_answer() -> None:
