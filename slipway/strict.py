@@ -117,7 +117,7 @@ def _no_constant(name: str) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text} is larger than a number can be")
+        raise ValueError(f"{text} is not a JSON value that a number can hold")
     return value
 
 
