@@ -90,7 +90,7 @@ async def repro(
     """Run `dvc repro --single-item NAME` in its own process group; a typed error when it fails.
 
     Whatever ends this coroutine ends the group: cancelling it here, and a death of this process through the lifeline
-    (see tasks/_stage.py).
+    (see tasks/_attempt.py).
     """
     env = {**environment, "SLIPWAY_ATTEMPT": attempt, "SHELL": "/bin/sh"}
     process = await asyncio.create_subprocess_exec(
