@@ -12,12 +12,15 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from slipway import settings
 from slipway.errors import Transient
 
 START_SECONDS = 120  # its first start makes its database
+DRAIN_SECONDS = 10
 _PR_SET_PDEATHSIG = 1
 
 
@@ -45,7 +48,11 @@ def at_hand(root: Path) -> Iterator[None]:
     try:
         _wait(process, f"http://127.0.0.1:{port}/api/health", log)
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
-            yield
+            try:
+                yield
+            finally:  # else Prefect tries to reach the server for a minute when this process ends
+                for worker in (APILogWorker, EventsWorker):
+                    worker.drain_all(timeout=DRAIN_SECONDS)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # SQLite's journal keeps what was committed
