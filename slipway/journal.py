@@ -18,6 +18,7 @@ _current: ContextVar["Journal | None"] = ContextVar("current journal", default=N
 def log(metrics: Mapping[str, float], step: int) -> None:
     """Live metrics of the stage that runs now; does nothing outside a stage (in a notebook, say)."""
     if journal := _current.get():
+        journal.step = step
         journal.write("metrics", values=dict(metrics), step=step)
 
 
@@ -27,6 +28,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = path.open("a", encoding="utf-8")
+        self.step = 0  # the last one logged live: where the final figures belong on a curve
 
     def __enter__(self) -> Self:
         self.token = _current.set(self)

@@ -239,7 +239,7 @@ def _work(stage: Stage, root: Path, argv: list[str], journal: Journal) -> dict[s
     made = [root / paths[name] for name in (*stage.paths(Output), "metrics")]
     outputs_digest = tracking.outputs_digest(made, root)
     small = [str(path) for path in made if path.is_file() and path.stat().st_size < _LOGGED_BYTES]
-    journal.write("metrics", values=metrics, step=0)
+    journal.write("metrics", values=metrics, step=journal.step)
     journal.write("made", outputs=outputs_digest, artifacts=small)
     return {"metrics": metrics, "inputs": inputs_digest, "outputs": outputs_digest}
 
