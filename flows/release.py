@@ -10,6 +10,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from tasks import _repro, _storage
 from tasks._prefect import Workspace
 from tasks._stage import NAMES, declared, find
 
+STOP_SECONDS = 30  # from a signal to the end, for the stage's grace, the record and the report
 _VERDICTS: dict[str, Outcome] = {"pass": "passed", "refuse": "refused", "undecided": "undecided"}
 
 
@@ -330,13 +332,28 @@ async def release(options: ReleaseOptions = ReleaseOptions(), release_id: str | 
     return _state(ended)
 
 
+def _stop(task: "asyncio.Task[Any]") -> None:
+    """End in order on the first signal; at once on a second, or when order takes too long.
+
+    Nothing is lost by leaving at once: the lifeline ends the stages, and the record that stands from the start says
+    that the release was killed.
+    """
+    if task.cancelling():
+        os._exit(130)
+    task.cancel()
+    leave = threading.Timer(STOP_SECONDS, os._exit, [130])
+    leave.daemon = True
+    leave.start()
+
+
 def run_here(release_id: str, options: ReleaseOptions) -> BaseException | None:
     """Run the flow in this process; what it raised, when it did not end in a state of its own."""
 
     async def watched() -> Any:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for one in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(one, _stop, task)
         state = await release(options, release_id, return_state=True)
         return await state.aresult(raise_on_failure=False)
 
