@@ -115,8 +115,8 @@ async def _held(project: Path, release: str, wait_seconds: float) -> contextlib.
 def _environment(project: Path, place: Path, release: str, parent_run: str, lifeline: Path) -> dict[str, str]:
     """What the stages' processes get: quiet libraries, shared state and scratch, and whom to follow."""
     commit = git.commit(place) if git.is_repository(place) else ""
-    return {
-        **settings.inherited(project),
+    ours = {
+        **settings.environment(project),
         "SLIPWAY_STATE": str(settings.state_folder(project)),
         "SLIPWAY_SCRATCH": str(settings.scratch_folder(project)),
         "SLIPWAY_PROJECT": str(project),
@@ -125,6 +125,7 @@ def _environment(project: Path, place: Path, release: str, parent_run: str, life
         "SLIPWAY_COMMIT": commit,
         "SLIPWAY_LIFELINE": str(lifeline),
     }
+    return settings.child({}, ours)
 
 
 @contextlib.asynccontextmanager

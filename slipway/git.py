@@ -4,6 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from slipway import settings
 from slipway.errors import StageError, UsageError
 
 # A tag must be possible on a machine where nobody told git who they are.
@@ -16,9 +17,7 @@ _IDENTITY = {
 
 
 def _git(root: Path, *words: str, index: Path | None = None) -> str:
-    env = dict(os.environ) | ({"GIT_INDEX_FILE": str(index)} if index else {})
-    for key, value in _IDENTITY.items():
-        env.setdefault(key, value)
+    env = settings.child(_IDENTITY, {"GIT_INDEX_FILE": str(index)} if index else {})
     try:
         done = subprocess.run(
             ["git", *words], cwd=root, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -123,9 +124,9 @@ def quiet() -> None:
     os.environ.update(_QUIET)
 
 
-def inherited(root: Path) -> dict[str, str]:
-    """A child's whole environment: ours, with what every library needs."""
-    return {**os.environ, **environment(root)}
+def child(defaults: Mapping[str, str], forced: Mapping[str, str]) -> dict[str, str]:
+    """A child process's whole environment: ours over its defaults, and what it must have over ours."""
+    return {**defaults, **os.environ, **forced}
 
 
 def apply(root: Path) -> None:

@@ -1,5 +1,6 @@
 """One definition, three faces: the files, the registered stages, dvc.yaml and params.yaml say the same thing."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,15 @@ def test_every_input_is_made_by_another_stage_or_committed() -> None:
     inputs = {dep for entry in stages.values() for dep in entry["deps"] if dep.startswith("${")}
     assert len(inputs) >= 8
     assert inputs <= made | committed
+
+
+def test_only_settings_reads_environment_variables() -> None:
+    sources = [path for folder in ("slipway", "tasks", "flows") for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 60
+    readers = {
+        path.relative_to(ROOT).as_posix() for path in sources if re.search(r"os\.(environ|getenv)", path.read_text())
+    }
+    assert readers == {"slipway/settings.py"}
 
 
 def test_declared_fills_in_what_dvc_would() -> None:
