@@ -47,11 +47,18 @@ format: install  ## Let ruff order the imports and lay out the code
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format -q .
 
+# The tests start a PostgreSQL of their own and stop it: Debian is told to make and run none.
 services:  ## Install the Debian packages that tests use (as root)
 	@if [ "$$(id -u)" != 0 ]; then echo "make services: not root, so nothing is installed; tests that need a service are skipped with the reason"; exit 0; fi; \
 	command -v apt-get >/dev/null || { echo "make services: no apt-get here; tests that need a service are skipped with the reason"; exit 0; }; \
-	command -v chromium >/dev/null && { echo "make services: all there"; exit 0; }; \
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium
+	command -v chromium >/dev/null && command -v bwrap >/dev/null && command -v gcc >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+	  && { echo "make services: all there"; exit 0; }; \
+	export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
+	if ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
+	  apt-get install -qq -y --no-install-recommends postgresql-common; \
+	  sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf; \
+	fi; \
+	apt-get install -qq -y --no-install-recommends bubblewrap chromium gcc libc6-dev postgresql
 
 chaos: install  ## Long runs of kills and races
 	$(BIN)/python -m pytest -m chaos

@@ -1,4 +1,4 @@
-"""One release: the pure stages in order, then the verdict and its report.
+"""One release: the pure stages in order, then the acts, the verdict and its report.
 
 slipway run      works in place, as `dvc repro` does
 slipway release  works in a git worktree of its own, as a deployment's run does
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -30,14 +30,18 @@ from flows import server
 from slipway import digest, git, params, pins, records, settings, strict, tracking, workspace
 from slipway.artifacts import Decision
 from slipway.errors import Refused, SlipwayError, StageError, Transient
+from slipway.ledger import checkpoints, releases, sinks
+from slipway.ledger.database import Database
+from slipway.registry import entry, mirror, receipt, versions
+from slipway.registry.register import may_follow
 from slipway.report import write as write_report
 from slipway.report.release import Machine, Outcome, Release, StageRun
 from tasks import _repro, _storage
 from tasks._prefect import Workspace
-from tasks._stage import NAMES, declared, find
+from tasks._stage import ACTS, NAMES, declared, find, find_act
 
 STOP_SECONDS = 30  # from a signal to the end, for the stage's grace, the record and the report
-_VERDICTS: dict[str, Outcome] = {"pass": "passed", "refuse": "refused", "undecided": "undecided"}
+_VERDICTS: dict[str, Outcome] = {"pass": "registered", "refuse": "refused", "undecided": "undecided"}
 
 
 class ReleaseOptions(BaseModel):
@@ -73,6 +77,12 @@ class Run:
     tag: str | None = None
     error: SlipwayError | None = None
     warnings: list[str] = field(default_factory=list)
+    version: str | None = None
+    already: str = ""  # said of a candidate that another release has registered
+
+    @property
+    def model(self) -> str:
+        return tracking.model_name(self.place)
 
     @property
     def paths(self) -> dict[str, str]:
@@ -133,38 +143,75 @@ async def _begin(project: Path, release: str, options: ReleaseOptions) -> AsyncI
     settings.apply(project)  # a worker of Prefect's starts this flow without the command line
     with workspace.lifeline(project, release) as lifeline:
         async with _place(project, release, options) as place:
-            await _close_the_killed(project)
-            pins.refresh(project, place)
             chosen = params.load_all(place / "params.yaml")
             began_with = _configuration(place, chosen.gate.policy)
+            warnings = await _open_ledger(project, place, release, began_with)
+            pins.refresh(project, place)
             tracked = await asyncio.to_thread(tracking.ReleaseRun, project, release, began_with)
             environment = _environment(project, place, release, tracked.id, lifeline)
-            run = Run(project, place, release, tracked, environment, chosen, began_with)
+            run = Run(project, place, release, tracked, environment, chosen, began_with, warnings=warnings)
             records.begin(project, _record(run, "aborted", "killed before its end"))
             yield run
 
 
-async def _close_the_killed(project: Path) -> None:
-    """Say of releases that were killed what they could not say themselves."""
-    for dead in records.bury(project):
+async def _open_ledger(project: Path, place: Path, release: str, began_with: dict[str, str]) -> list[str]:
+    """Nothing starts that the ledger cannot be told of; what killed releases left in it is finished or undone first."""
+    database = await asyncio.to_thread(Database.of, project)
+    left = await asyncio.to_thread(entry.recover, place)
+    dead = [one.id for one in await _close_the_killed(project)]
+    policies = {path.relative_to(place).as_posix(): digest.of_file(path) for path in _policies(place)}
+    told = {"digests": began_with, "commit": git.commit(place) if git.is_repository(place) else None}
+    name = tracking.model_name(place)
+    await asyncio.to_thread(releases.started, database, name, release, told, policies, dead)
+    return left
+
+
+def _policies(place: Path) -> list[Path]:
+    return sorted((place / "configs" / "policies").glob("*.yaml"))
+
+
+async def _close_the_killed(project: Path) -> list[Release]:
+    """Say of releases that were killed what they could not say themselves; which ones they were."""
+    buried = records.bury(project)
+    for dead in buried:
+        receipt.sweep(records.folder_of(project, dead.id))
         if dead.mlflow_run_id:
             with contextlib.suppress(*tracking.AWAY):
                 await asyncio.to_thread(tracking.close, project, dead.mlflow_run_id)
+    return buried
 
 
-async def _stage(run: Run, name: str) -> None:
-    """Run one stage and note what became of it, whatever that is."""
+async def _told(run: Run, tell: Callable[..., None], payload: dict[str, Any]) -> None:
+    """Tell the ledger; where it is lost in the middle of a release, nothing is registered, and that is said."""
+    await _attempted(run, asyncio.to_thread(lambda: tell(Database.of(run.project), run.model, run.id, payload)))
+
+
+async def _step(run: Run, name: str) -> None:
+    """Run one stage or act, and tell the ledger what became of it, whatever that is."""
+    try:
+        await _worked(run, name)
+    finally:
+        if known := run.stages.get(name):
+            said = {"stage": name, "status": known.status, "seconds": round(known.seconds or 0.0, 3)}
+            await _told(run, releases.stage_finished, said | {"run": known.mlflow_run_id})
+
+
+async def _worked(run: Run, name: str) -> None:
+    """Run it and note how it went."""
+    step = find_act(name) if name in ACTS else find(name)
     begin, place = time.monotonic(), Workspace(root=str(run.place), release=run.id, environment=run.environment)
     try:
-        done: dict[str, Any] = await find(name).task()(place)
+        done: dict[str, Any] = await step.task()(place)
     except (SlipwayError, TimeoutError) as caught:
         error = caught if isinstance(caught, SlipwayError) else _timed_out(name, time.monotonic() - begin)
         status: Literal["refused", "failed"] = "refused" if isinstance(error, Refused) else "failed"
         run.stages[name] = StageRun(name=name, status=status, seconds=time.monotonic() - begin, message=str(error))
         raise error from None
     seconds = time.monotonic() - begin
-    metrics = strict.read_json(run.place / run.paths["metrics"] / f"{name}.json")
-    mlflow_run = done["run"] or await asyncio.to_thread(_restored, run, name, metrics)
+    metrics, mlflow_run = done["metrics"], done["run"]
+    if name in NAMES:  # a stage that DVC restored has done nothing just now; its files say what it once did
+        metrics = strict.read_json(run.place / run.paths["metrics"] / f"{name}.json")
+        mlflow_run = mlflow_run or await asyncio.to_thread(_restored, run, name, metrics)
     run.stages[name] = StageRun(
         name=name,
         status=done["status"],
@@ -194,13 +241,16 @@ def _restored(run: Run, name: str, metrics: dict[str, float]) -> str | None:
 
 
 async def _judged(run: Run) -> tuple[Outcome, str]:
-    """Every stage in order; the verdict, or how the release ended before it."""
+    """Every stage in order, then the second judgement where it can pass; the verdict, or how the release ended before."""
     try:
         for name in NAMES:
-            await _stage(run, name)
+            await _step(run, name)
         await _nothing_moved(run)
         decision = Decision.load(run.place / run.paths["decision"])
-        return _VERDICTS[decision.verdict], decision.summary
+        await _told(run, releases.decided, entry.of_decision(decision))
+        if await asyncio.to_thread(may_follow, run.place, decision):
+            decision = await _registered(run, decision)
+        return _VERDICTS[decision.verdict], decision.summary + run.already
     except SlipwayError as error:
         run.error = error
         return "refused" if isinstance(error, Refused) else "failed", str(error)
@@ -208,6 +258,36 @@ async def _judged(run: Run) -> tuple[Outcome, str]:
         get_run_logger().exception("unexpected")
         run.error = StageError(f"{type(error).__name__}: {error} (this is a bug of Slipway's: please report it)")
         return "failed", str(run.error)
+
+
+async def _registered(run: Run, gate: Decision) -> Decision:
+    """What the gate let through, judged again with what the world says; kept in git first, for that is judged too."""
+    await _attempted(run, asyncio.to_thread(_keep, run, gate.summary))
+    try:
+        for name in ACTS:
+            await _step(run, name)
+    finally:
+        receipt.sweep(records.folder_of(run.project, run.id))
+    decision = Decision.load(receipt.folder_of(run.project, run.id) / receipt.DECISION)
+    if decision.verdict == "pass":
+        await asyncio.to_thread(_entered, run, decision)
+    else:
+        await _told(run, releases.decided, entry.of_decision(decision))
+    return decision
+
+
+def _entered(run: Run, decision: Decision) -> None:
+    """The version that the act has entered, as the ledger has it."""
+    with Database.of(run.project).read() as connection:
+        version = versions.of_identity(connection, run.model, decision.identity)
+        lags = mirror.pending(connection, run.model)
+    if version is None:
+        raise StageError(f"{run.id} passed and is not in the ledger; run it again (and please report it)")
+    run.version = version.version
+    if version.release != run.id:
+        run.already = f"; nothing new, release {version.release} has registered it"
+    if lags:
+        run.warnings.append(f"MLflow does not have {version.name} yet; the next release brings it up to date")
 
 
 async def _nothing_moved(run: Run) -> None:
@@ -229,8 +309,8 @@ def _machine(run: Run) -> Machine:
 
 
 def _exit_code(outcome: Outcome, error: SlipwayError | None) -> int:
-    if outcome in ("passed", "aborted"):
-        return 0 if outcome == "passed" else 130
+    if outcome in ("registered", "aborted"):
+        return 0 if outcome == "registered" else 130
     return error.exit_code if error else Refused.exit_code
 
 
@@ -244,7 +324,7 @@ def _record(run: Run, outcome: Outcome, reason: str) -> Release:
         exit_code=_exit_code(outcome, run.error),
         started=run.started,
         ended=datetime.now(UTC),
-        stages=[run.stages.get(name) or StageRun(name=name, status="not run") for name in NAMES],
+        stages=[run.stages.get(name) or StageRun(name=name, status="not run") for name in (*NAMES, *ACTS)],
         commit=git.commit(run.place) if known else None,
         dirty=bool(git.dirty(run.place)) if known else True,
         tag=run.tag,
@@ -258,6 +338,7 @@ def _record(run: Run, outcome: Outcome, reason: str) -> Release:
         lock_digest=records.lock_digest(run.place),
         report=os.path.relpath(records.folder_of(run.project, run.id) / "report.html", run.project),
         warnings=run.warnings,
+        version=run.version if outcome == "registered" else None,
     )
 
 
@@ -267,15 +348,20 @@ async def _finish(run: Run, outcome: Outcome, reason: str) -> Release:
     Only the record must succeed. A remote or a server that is away is a warning in it, never a lost verdict.
     """
     if outcome in _VERDICTS.values() and run.error is None and git.is_repository(run.place):
-        await _attempted(run, asyncio.to_thread(_keep, run, outcome, reason))
+        if run.tag is None:
+            await _attempted(run, asyncio.to_thread(_keep, run, reason))
         await _attempted(run, _repro.push(run.place, run.environment))
+    ended = {"outcome": outcome, "version": run.version, "exit_code": _exit_code(outcome, run.error)}
+    await _told(run, releases.ended, ended | {"tag": run.tag})
+    await _attempted(run, asyncio.to_thread(lambda: checkpoints.write(run.project)))
+    await _attempted(run, asyncio.to_thread(lambda: sinks.after_release(run.project)))
     release = _record(run, outcome, reason)
     folder = records.save(run.project, run.place, release)
     report = await asyncio.to_thread(write_report, release, run.place, folder / "report.html")
-    judged = [stage for stage in release.stages if stage.name in ("evaluate", "gate")]
+    judged = [stage for stage in release.stages if stage.name in ("evaluate", "gate", *ACTS)]
     headline = {f"{stage.name}.{key}": value for stage in judged for key, value in stage.metrics.items()}
     tags = {"slipway.tag": run.tag or "", "slipway.reason": reason[:4000]}
-    made = [report, folder / Release.FILE, folder / records.DATA_DOCS]
+    made = [report, folder / Release.FILE, folder / records.DATA_DOCS, folder / receipt.FOLDER]
     if await _attempted(run, asyncio.to_thread(run.tracked.finish, outcome, headline, tags, made)):
         return release
     release = _record(run, outcome, reason)  # with the warning that MLflow did not take it
@@ -283,13 +369,13 @@ async def _finish(run: Run, outcome: Outcome, reason: str) -> Release:
     return release
 
 
-def _keep(run: Run, outcome: Outcome, reason: str) -> None:
+def _keep(run: Run, reason: str) -> None:
     tag = f"slipway/{run.id}"
-    git.keep(run.place, tag, f"Release {run.id}: {outcome}\n\n{reason}")
+    git.keep(run.place, tag, f"Release {run.id}\n\nThe gate: {reason}")
     run.tag = tag
 
 
-async def _attempted(run: Run, step: Awaitable[None]) -> bool:
+async def _attempted(run: Run, step: Awaitable[Any]) -> bool:
     """Do what may fail without taking the verdict with it; its failure becomes a warning."""
     try:
         await step

@@ -55,19 +55,42 @@ def tracked(root: Path) -> list[str]:
 
 
 def keep(root: Path, tag: str, message: str) -> None:
-    """Put everything a release was made from under a tag, without touching the branch or the index.
+    """Put everything a release was made from under a tag, without touching the branch or the index."""
+    tree = _tree_of(root)
+    kept = _git(root, "-c", "commit.gpgSign=false", "commit-tree", tree, "-p", "HEAD", "-m", message)
+    _git(root, "-c", "tag.gpgSign=false", "-c", "tag.forceSignAnnotated=false", "tag", tag, kept)
 
-    Every file that git would add, as it stands on disk (an uncommitted policy is kept too), pins and dvc.lock.
-    """
+
+def label(root: Path, tag: str, revision: str, message: str) -> None:
+    """An annotated tag on a commit; the same again changes nothing, another commit under the same name is refused."""
+    wanted = commit(root, revision)
+    try:
+        found = commit(root, f"refs/tags/{tag}")
+    except StageError:
+        words = ("-c", "tag.gpgSign=false", "tag", "--annotate", "--message", message, tag, wanted)
+        _git(root, *words)
+        return
+    if found != wanted:
+        raise StageError(f"git has a tag {tag} on {found[:12]}, the version is of {wanted[:12]}; remove or rename it")
+
+
+def kept(root: Path, tag: str) -> bool:
+    """Whether everything as it stands here is what lies under a tag."""
+    try:
+        return _git(root, "rev-parse", "--verify", f"refs/tags/{tag}^{{tree}}") == _tree_of(root)
+    except StageError:
+        return False
+
+
+def _tree_of(root: Path) -> str:
+    """Every file that git would add, as it stands on disk (an uncommitted policy is kept too), pins and dvc.lock."""
     index = Path(_git(root, "rev-parse", "--absolute-git-dir")) / f"slipway-{os.getpid()}.index"
     try:
         _git(root, "read-tree", "HEAD", index=index)
         _git(root, "add", "--all", index=index)
         made = [name for name in ("dvc.lock", "pins") if (root / name).exists()]
         _git(root, "add", "--force", "--", *made, index=index)
-        tree = _git(root, "write-tree", index=index)
-        kept = _git(root, "-c", "commit.gpgSign=false", "commit-tree", tree, "-p", "HEAD", "-m", message)
-        _git(root, "-c", "tag.gpgSign=false", "-c", "tag.forceSignAnnotated=false", "tag", tag, kept)
+        return _git(root, "write-tree", index=index)
     finally:
         index.unlink(missing_ok=True)
 

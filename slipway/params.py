@@ -65,6 +65,12 @@ class PrepareParams(Section):
 
 class ValidateParams(Section):
     rows_shown: Count = Field(description="Row numbers kept for each expectation that fails")
+    personal: list[Literal["email", "phone", "card", "iban", "ip"]] = Field(
+        description="Personal data that prepared rows may not hold any more"
+    )
+    most_doubtful_labels: Share = Field(
+        description="Share of training rows whose text may speak for another label before that is critical"
+    )
 
 
 class LoraParams(Section):
@@ -99,6 +105,9 @@ class EvaluateParams(Section):
     batch_size: Count
     max_rows: Count | None = Field(description="Test rows scored (the first by id), none: all")
     bootstrap_resamples: Annotated[int, Field(ge=100)]
+    format: str = Field(description="What an answer must look like: `any` (not empty), `json`, or a regular expression")
+    slices: list[str] = Field(description="Columns of the test rows whose values are also compared on their own")
+    suite: str = Field(description="The benchmarks to run, a folder of configs/evals")
     seed: int
     threads: Count
 

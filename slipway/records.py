@@ -15,13 +15,16 @@ from slipway.report.release import Release
 
 DATA_DOCS = "data_docs"  # Great Expectations' pages, beside validation.json; no DVC output, since they carry the time
 _BEGUN = "begun.json"
+# Names of dvc.yaml's paths worth keeping with the record: all that another judgement of this release would read.
 _KEPT = (
-    "report",
-    "scorecard",
-    "validation",
-    "decision",
-    "loss",
-)  # names of dvc.yaml's paths worth keeping with the record
+    *("source", "pinned_base", "champion", "validation", "inspection", "loss", "scorecard", "predictions"),
+    *("benchmarks", "safety", "scan", "decision", "report"),
+)
+_KEPT_OF_FOLDERS = {
+    "base": ("manifest.json",),
+    "adapter": ("manifest.json",),
+    "prepared": ("manifest.json", "card.json"),
+}
 
 
 def new_id() -> str:
@@ -55,16 +58,24 @@ def save(root: Path, place: Path, release: Release) -> Path:
     """Keep a release's record, and copies of the evidence it made."""
     folder = folder_of(root, release.id)
     folder.mkdir(parents=True, exist_ok=True)
-    made = [place / release.paths[name] for name in _KEPT if name in release.paths]
-    for path in [*made, place / "params.yaml", place / "dvc.lock"]:
+    kept = {_name(name, release.paths[name]): place / release.paths[name] for name in _KEPT if name in release.paths}
+    for name, files in _KEPT_OF_FOLDERS.items():
+        kept |= {f"{name}/{file}": place / release.paths[name] / file for file in files if name in release.paths}
+    for target, path in (kept | {name: place / name for name in ("params.yaml", "dvc.lock")}).items():
         if path.is_file():
-            shutil.copy2(path, folder / path.name)
+            (folder / target).parent.mkdir(exist_ok=True)
+            shutil.copy2(path, folder / target)
     pages = place / "reports" / DATA_DOCS
     if pages.is_dir() and (validated := release.stage("validate")) and validated.status in ("ran", "refused"):
         shutil.copytree(pages, folder / DATA_DOCS, dirs_exist_ok=True)
     release.save(folder / Release.FILE)
     (folder / _BEGUN).unlink(missing_ok=True)
     return folder
+
+
+def _name(name: str, path: str) -> str:
+    """Where a file is kept: by its own name, pins in a folder of theirs."""
+    return f"pins/{Path(path).name}" if name in ("source", "pinned_base", "champion") else Path(path).name
 
 
 def newest_first(root: Path) -> Iterator[Release]:
@@ -96,5 +107,5 @@ def lock_digest(place: Path) -> str | None:
 
 def of_lock(root: Path, lock: str | None) -> Release | None:
     """The newest release that ended with a verdict on exactly these inputs and outputs."""
-    judged = (r for r in newest_first(root) if r.outcome in ("passed", "refused", "undecided"))
+    judged = (r for r in newest_first(root) if r.outcome in ("registered", "refused", "undecided"))
     return next((r for r in judged if lock is not None and r.lock_digest == lock), None)

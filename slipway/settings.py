@@ -6,9 +6,9 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from slipway import strict
 from slipway.errors import UsageError
@@ -34,8 +34,46 @@ class Environment(BaseModel):
 
     state: str = Field(description="Folder for MLflow, Prefect and release records, relative to the project")
     mlflow_uri: str | None = Field(description="MLflow tracking server; none: SQLite in the state folder")
+    ledger_url: str | None = Field(
+        default=None, description="Control database; none: SQLite in the state folder; postgresql+psycopg://…"
+    )
     prefect_api_url: str | None = Field(description="Prefect server; none: Prefect's own local API")
     stage_timeout_seconds: Annotated[int, Field(ge=1)]
+    servability_seconds: Annotated[int, Field(ge=1)] = Field(
+        default=300, description="The most that loading a candidate and asking it a few prompts may take"
+    )
+    signing: Literal["key", "keyless"] = Field(
+        default="key", description="A key in the state folder, or Sigstore with the identity this machine has"
+    )
+    advisories_snapshot: str | None = Field(
+        default=None,
+        description="OSV snapshot (all.zip or a folder) where no service answers; none: the state folder's",
+    )
+    archive_url: str | None = Field(
+        default=None, description="Where archived versions go: s3://bucket/prefix; none: they stay in the state folder"
+    )
+    hour_price: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="What an hour of this machine costs, for the cost of a version; none: not known"
+    )
+    audit_checkpoints: str | None = Field(
+        default=None, description="A second place for the ledger's signed checkpoints: a folder or s3://bucket/prefix"
+    )
+    audit_archive: str | None = Field(
+        default=None, description="Where old events go: a folder or s3://bucket/prefix; none: the state folder"
+    )
+    audit_lock: Literal["bucket", "governance", "compliance"] = Field(
+        default="bucket", description="S3 Object Lock of checkpoints and archives; bucket: the bucket's own rule"
+    )
+    audit_lock_days: Annotated[int, Field(ge=1)] = 400
+    audit_sinks: list[str] = Field(
+        default=[], description="Who is told of every event: file:PATH, elasticsearch+https://HOST:PORT/INDEX, s3://…"
+    )
+
+    @field_validator("audit_sinks", mode="before")
+    @classmethod
+    def _listed(cls, given: object) -> object:
+        """A variable is text, with spaces between."""
+        return given.split() if isinstance(given, str) else given
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -88,6 +126,10 @@ def project_folder(root: Path) -> Path:
 
 def mlflow_uri(root: Path) -> str:
     return load(root).mlflow_uri or f"sqlite:///{state_folder(root)}/mlflow.db"
+
+
+def ledger_url(root: Path) -> str:
+    return load(root).ledger_url or f"sqlite:///{state_folder(root)}/ledger.db"
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway import digest, settings, strict
+from slipway import digest, model, settings
 from slipway.errors import Transient
 from slipway.journal import Reader
 
@@ -24,10 +24,10 @@ STAGE, OUTPUTS, CACHED = "slipway.stage", "slipway.outputs", "slipway.cached"
 
 def model_name(root: Path) -> str:
     """The name everything is filed under: configs/model.yaml's."""
-    return str(strict.read_yaml(root / "configs" / "model.yaml").get("name") or root.name)
+    return model.load(root).name or root.name
 
 
-def _connect(root: Path) -> tuple["MlflowClient", str]:
+def connect(root: Path) -> tuple["MlflowClient", str]:
     """A client and the id of the model's experiment, made when missing."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
@@ -99,7 +99,7 @@ class StageRun:
     def __init__(self, root: Path, name: str, journal: Path, parent: str | None, tags: Mapping[str, str]) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        self.client, experiment = _connect(root)
+        self.client, experiment = connect(root)
         self.id = _begin(self.client, experiment, name, parent, {CACHED: "no", **tags})
         self.reader = Reader(journal)
         self.monitor = SystemMetricsMonitor(
@@ -173,7 +173,7 @@ def followed(root: Path, name: str, journal: Path, tags: Mapping[str, str]) -> I
 
 def restored_run(root: Path, name: str, parent: str, metrics: Mapping[str, float], outputs: str) -> str:
     """A stage that DVC restored or left alone, in the release's run tree: marked cached, linked to the run that made it."""
-    client, experiment = _connect(root)
+    client, experiment = connect(root)
     with _translated():
         made = client.search_runs(
             [experiment],
@@ -190,7 +190,7 @@ def restored_run(root: Path, name: str, parent: str, metrics: Mapping[str, float
 
 def close(root: Path, run_id: str) -> None:
     """End the runs of a release that was killed: its own and those of its stages."""
-    client, experiment = _connect(root)
+    client, experiment = connect(root)
     with _translated():
         running = f"tags.mlflow.parentRunId = '{run_id}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([experiment], running):
@@ -202,7 +202,7 @@ class ReleaseRun:
     """The parent run of one release."""
 
     def __init__(self, root: Path, release: str, tags: Mapping[str, str]) -> None:
-        self.client, experiment = _connect(root)
+        self.client, experiment = connect(root)
         run = self.client.create_run(experiment, tags={"slipway.release": release, **tags}, run_name=release)
         self.id: str = run.info.run_id
 

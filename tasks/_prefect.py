@@ -16,12 +16,13 @@ from pydantic import BaseModel
 from slipway import settings, tracking
 from slipway.errors import Transient
 from tasks import _repro
+from tasks._stage import ACTS
 
 if TYPE_CHECKING:
     from prefect import Task
     from prefect.client.schemas.objects import State, TaskRun
 
-    from tasks._stage import Stage
+    from tasks._stage import Act, Stage
 
 
 class Workspace(BaseModel):
@@ -96,8 +97,9 @@ def _only_transient(task: "Task[..., Any]", run: "TaskRun", state: "State[Any]")
     return isinstance(state.data, Transient)
 
 
-def task_of(stage: "Stage") -> "Task[..., Any]":
-    """The Prefect task that runs one stage through DVC."""
+def task_of(stage: "Stage | Act") -> "Task[..., Any]":
+    """The Prefect task that runs one stage through DVC, or does one act."""
+    perform = _repro.perform if stage.name in ACTS else _repro.repro
 
     @task(
         name=stage.name,
@@ -121,7 +123,8 @@ def task_of(stage: "Stage") -> "Task[..., Any]":
                     watch(stage.name, line)
 
         async with _followed(stage.name, workspace) as attempt:
-            done = await _repro.repro(stage.name, attempt.id, Path(workspace.root), workspace.environment, on_line)
-        return {"status": done.status, "attempts": attempt.count, "run": attempt.run.id if attempt.run else None}
+            done = await perform(stage.name, attempt.id, Path(workspace.root), workspace.environment, on_line)
+        run_id = attempt.run.id if attempt.run else None
+        return {"status": done.status, "attempts": attempt.count, "run": run_id, "metrics": done.record.get("metrics")}
 
     return run

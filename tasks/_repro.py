@@ -87,14 +87,46 @@ async def push(root: Path, environment: Mapping[str, str]) -> None:
 async def repro(
     name: str, attempt: str, root: Path, environment: Mapping[str, str], on_line: Callable[[str], None]
 ) -> Done:
-    """Run `dvc repro --single-item NAME` in its own process group; a typed error when it fails.
+    """Run `dvc repro --single-item NAME` in its own process group; a typed error when it fails."""
+    command = ["-m", "dvc", "repro", "--single-item", name]
+    code, record, lines = await _grouped(name, command, attempt, root, environment, on_line)
+    if code:
+        raise _error(name, code, record, lines)
+    return Done(_status(lines, record), record)
+
+
+async def perform(
+    name: str, attempt: str, root: Path, environment: Mapping[str, str], on_line: Callable[[str], None]
+) -> Done:
+    """Do an act in its own process group, DVC knowing nothing of it; a typed error when it fails."""
+    command = ["-m", "tasks", name, "--release", environment["SLIPWAY_RELEASE"]]
+    code, record, lines = await _grouped(name, command, attempt, root, environment, on_line)
+    if record.get("error"):
+        raise of_exit_code(int(record["exit"]), str(record["error"]))
+    if code:
+        killed = (
+            f"its process was killed (signal {-code}); run again" if code < 0 else _last_words(lines[-_LAST_LINES:])
+        )
+        raise of_exit_code(Transient.exit_code if code < 0 else code, f"{name}: {killed}")
+    return Done("ran", record)
+
+
+async def _grouped(
+    name: str,
+    words: list[str],
+    attempt: str,
+    root: Path,
+    environment: Mapping[str, str],
+    on_line: Callable[[str], None],
+) -> tuple[int, dict[str, Any], list[str]]:
+    """Run Python with these words in a process group of its own: exit code, the attempt's own record, all lines.
 
     Whatever ends this coroutine ends the group: cancelling it here, and a death of this process through the lifeline
     (see tasks/_attempt.py).
     """
     env = {**environment, "SLIPWAY_ATTEMPT": attempt, "SHELL": "/bin/sh"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dvc", "repro", "--single-item", name, cwd=root, env=env, start_new_session=True,
+        sys.executable, *words, cwd=root, env=env, start_new_session=True,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None
@@ -106,10 +138,7 @@ async def repro(
         code = await process.wait()
     finally:
         await _end_group(process)
-    record = _record(Path(environment["SLIPWAY_SCRATCH"]) / "attempts" / name / f"{attempt}.end.json")
-    if code:
-        raise _error(name, code, record, lines)
-    return Done(_status(lines, record), record)
+    return code, _record(Path(environment["SLIPWAY_SCRATCH"]) / "attempts" / name / f"{attempt}.end.json"), lines
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:

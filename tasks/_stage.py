@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 Input = NewType("Input", Path)  # a file or folder the stage reads
 Output = NewType("Output", Path)  # a file or folder the stage makes; appears under its name only when whole
 Scratch = NewType("Scratch", Path)  # survives attempts on the same inputs (checkpoints); removed when the stage is done
+Memory = NewType("Memory", Path)  # kept for good, keyed by content: what a stage need not work out twice
 Metrics = dict[str, float]
 
 _LOGGED_BYTES = 5_000_000  # outputs up to this size are MLflow artifacts too; DVC keeps them all
 NAMES = ("ingest", "fetch", "prepare", "validate", "finetune", "evaluate", "gate")
+ACTS = ("register",)  # what touches the world, after the stages: never in dvc.yaml, never cached
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Stage:
         return self.function(*args, **kwargs)
 
     def paths(self, kind: object) -> list[str]:
-        """The names of the function's parameters of one kind (Input, Output or Scratch)."""
+        """The names of the function's parameters of one kind (Input, Output, Scratch or Memory)."""
         hints = get_type_hints(self.function)
         return [name for name in inspect.signature(self.function).parameters if hints[name] is kind]
 
@@ -69,9 +71,40 @@ class Stage:
         return _prefect.task_of(self)
 
 
+@dataclass(frozen=True)
+class Act:
+    """A step that looks at the world or touches it, named after its function; doing it again changes nothing."""
+
+    function: Callable[[Path, str], Metrics]  # of the workspace and the release
+    retries: int
+    timeout_seconds: int | None
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @property
+    def about(self) -> str:
+        return (inspect.getdoc(inspect.getmodule(self.function)) or "").partition("\n")[0]
+
+    def __call__(self, root: Path, release: str) -> Metrics:
+        return self.function(root, release)
+
+    def task(self) -> "Task[..., Any]":
+        """The act as a Prefect task."""
+        from tasks import _prefect
+
+        return _prefect.task_of(self)
+
+
 def stage(retries: int = 0, timeout_seconds: int | None = None) -> Callable[[Callable[..., Metrics]], Stage]:
     """Make a function a stage; its name is the stage's name everywhere."""
     return lambda function: Stage(function, retries, timeout_seconds)
+
+
+def act(retries: int = 0, timeout_seconds: int | None = None) -> Callable[[Callable[[Path, str], Metrics]], Act]:
+    """Make a function an act; its name is the act's name everywhere."""
+    return lambda function: Act(function, retries, timeout_seconds)
 
 
 def find(name: str) -> Stage:
@@ -80,6 +113,15 @@ def find(name: str) -> Stage:
         raise errors.UsageError(f"no stage {name!r}; the stages are {', '.join(NAMES)}")
     found = getattr(importlib.import_module(f"tasks.{name}"), name)
     assert isinstance(found, Stage)
+    return found
+
+
+def find_act(name: str) -> Act:
+    """An act by name."""
+    if name not in ACTS:
+        raise errors.UsageError(f"no act {name!r}; the acts are {', '.join(ACTS)}")
+    found = getattr(importlib.import_module(f"tasks.{name}"), name)
+    assert isinstance(found, Act)
     return found
 
 
@@ -216,6 +258,14 @@ def _scratch(stage: Stage, folder: Path, inputs_digest: str) -> Iterator[dict[st
             shutil.rmtree(place / name, ignore_errors=True)
 
 
+def _memory(stage: Stage, root: Path) -> dict[str, Path]:
+    """Where the stage remembers; it may be emptied at any time without changing a byte of any output."""
+    folders = {name: settings.state_folder(root) / name / stage.name for name in stage.paths(Memory)}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
 def _work(stage: Stage, root: Path, argv: list[str], journal: Journal) -> dict[str, Any]:
     """Run the function on partial outputs, check that no input moved, then publish everything at once."""
     paths = _arguments(stage, argv)
@@ -230,7 +280,7 @@ def _work(stage: Stage, root: Path, argv: list[str], journal: Journal) -> dict[s
         _scratch(stage, settings.scratch_folder(root), inputs_digest) as scratch,
     ):
         metrics_path = outputs.pop("metrics")
-        metrics = stage.function(section, **inputs, **outputs, **scratch)
+        metrics = stage.function(section, **inputs, **outputs, **scratch, **_memory(stage, root))
         atomic.write_json(metrics_path, metrics)
         if changed := _changed(before, _fingerprint(root, stage.name, before)):
             raise errors.StageError(
@@ -242,6 +292,17 @@ def _work(stage: Stage, root: Path, argv: list[str], journal: Journal) -> dict[s
     journal.write("metrics", values=metrics, step=journal.step)
     journal.write("made", outputs=outputs_digest, artifacts=small)
     return {"metrics": metrics, "inputs": inputs_digest, "outputs": outputs_digest}
+
+
+def _perform(act: Act, root: Path, argv: list[str], journal: Journal) -> dict[str, Any]:
+    """Do an act for one release; what it leaves is its own business, kept whole or not at all."""
+    parser = argparse.ArgumentParser(prog=f"python -m tasks {act.name}", description=act.about)
+    parser.add_argument("--release", required=True, help="the release it is about")
+    release = parser.parse_args(argv).release
+    journal.write("begin", params={"release": release}, inputs={}, inputs_digest="")
+    metrics = act.function(root, release)
+    journal.write("metrics", values=metrics, step=journal.step)
+    return {"metrics": metrics}
 
 
 @contextlib.contextmanager
@@ -272,19 +333,23 @@ def main(argv: list[str]) -> int:
     """`python -m tasks STAGE --flag PATH …`: run one stage in this process and say how it ended by the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m tasks STAGE --flag PATH …\n\nstages, in order: " + ", ".join(NAMES))
+        print("acts, by a release: " + ", ".join(ACTS))
         return 0 if argv else 2
     try:
         root = settings.find_root()
         os.chdir(root)
         settings.apply(root)
         follow_supervisor()
-        found = find(argv[0])
+        found = find_act(argv[0]) if argv[0] in ACTS else find(argv[0])
         attempt = Attempt(settings.scratch_folder(root), found.name)
     except (errors.SlipwayError, OSError) as error:
         return _say(argv[0], errors.of_storage(error, Path.cwd(), 0) or error)
     try:
         with _followed(root, found.name, attempt), Journal(attempt.journal) as journal:
-            facts = _work(found, root, argv[1:], journal)
+            if isinstance(found, Act):
+                facts = _perform(found, root, argv[1:], journal)
+            else:
+                facts = _work(found, root, argv[1:], journal)
     except SystemExit as error:  # argparse has said what is wrong
         attempt.end("failed", exit=2)
         return int(error.code or 0)

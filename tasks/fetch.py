@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from slipway import settings
+from slipway import scanning, settings
 from slipway.artifacts import BasePin, Manifest
 from slipway.errors import StageError
 from slipway.params import FetchParams
@@ -27,6 +27,7 @@ def fetch(params: FetchParams, pin: Input, base: Output) -> Metrics:
     else:
         place = root if (root / pinned.source).is_dir() else settings.project_folder(root)
         bases.bring(pinned, place, base)
+        scanning.demand(base, f"the base {pinned.source}")  # before anything reads more of it than its bytes
     facts = bases.facts(base, bases.public_name(pinned.source, root), pinned.revision)
     manifest = Manifest.write(base, facts)
     return metrics | {

@@ -1,8 +1,8 @@
 """Tune the base on the prepared data."""
 
-from slipway import atomic, journal
+from slipway import atomic, digest, journal
 from slipway.artifacts import Manifest, Validation
-from slipway.errors import Refused
+from slipway.errors import Refused, StageError
 from slipway.params import FinetuneParams
 from tasks._stage import Input, Metrics, Output, Scratch, stage
 
@@ -24,10 +24,17 @@ def finetune(
         why = "; ".join(failed) or "no reason given"
         raise Refused(f"{validation} says the data failed ({why}); correct the data, then run again")
     about_base = Manifest.verified(base)
-    if (found := Manifest.verified(prepared).digest) != judged.prepared_digest:
+    about_data = Manifest.verified(prepared)
+    if about_data.digest != judged.prepared_digest:
         raise Refused(
-            f"{validation} is about other data: {prepared} is {found}, validated was {judged.prepared_digest}; "
-            f"run validate again"
+            f"{validation} is about other data: {prepared} is {about_data.digest}, validated was "
+            f"{judged.prepared_digest}; run validate again"
+        )
+    made_for, tokenizer = about_data.facts.get("tokenizer_sha256"), digest.of_file(base / "tokenizer.json")
+    if made_for != tokenizer:
+        raise StageError(
+            f"{prepared} holds tokens of another base: its tokenizer.json was {made_for}, {base} has {tokenizer}; "
+            f"run prepare again"
         )
     from slipway.training import loop
 

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 import stub_project
 
+# Fixtures of the ledger's tests, for every tier.
+from ledgers import _postgres_of_session, ledger, ledger_url, postgres, postgres_url, sqlite_url  # noqa: F401
+from object_storage import s3, s3_server  # noqa: F401
+
 
 def free_port() -> int:
     with socket.socket() as probe:

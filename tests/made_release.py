@@ -13,17 +13,37 @@ import pyarrow.parquet
 
 from slipway import atomic, digest
 from slipway.artifacts import (
+    Advisories,
     BasePin,
+    Benchmarks,
     ChampionPin,
     Check,
+    Commit,
+    Comparison,
     Decision,
     Estimate,
     Finding,
+    HoldoutUse,
+    Inspection,
+    Licences,
+    Lock,
     Manifest,
+    ModelCard,
+    Observations,
     PinnedFile,
+    Probe,
+    Safety,
+    Scan,
+    ScannedFile,
     Scorecard,
+    Servability,
+    Signature,
+    Slice,
     SourcePin,
+    Suspicion,
+    TaskScore,
     Validation,
+    Waiver,
 )
 from slipway.report import Machine, Outcome, Release, StageRun, Status
 
@@ -41,6 +61,10 @@ PATHS = {
     "loss": "reports/loss.json",
     "scorecard": "reports/scorecard.json",
     "predictions": "reports/predictions.parquet",
+    "inspection": "reports/inspection.json",
+    "benchmarks": "reports/benchmarks.json",
+    "safety": "reports/safety.json",
+    "scan": "reports/scan.json",
     "decision": "reports/decision.json",
 }
 INTENTS = {
@@ -173,9 +197,135 @@ def _scorecard(rows: int, confusion: list[list[int]], tuned_match: float) -> Sco
         predictions_sha256=digest.of_value("predictions"),
         metrics={"base": base, "champion": base, "tuned": tuned},
         deltas={"base": deltas, "champion": deltas},
+        comparisons={
+            name: Comparison(both=0, only_tuned=394, only_other=0, neither=6, p_value=0.0)
+            for name in ("base", "champion")
+        },
+        slices=[_slice("label", "refund_request", worse=True), _slice("language", "de")],
         labels=sorted(INTENTS),
         confusion=confusion,
     )
+
+
+def _slice(column: str, value: str, worse: bool = False) -> Slice:
+    return Slice(
+        column=column,
+        value=value,
+        rows=48,
+        tuned=_estimate(0.72 if worse else 0.97, 0.1, 48),
+        delta=Estimate(value=-0.2 if worse else 0.9, low=-0.3 if worse else 0.8, high=-0.1 if worse else 0.95, rows=48),
+        p_value=0.0004 if worse else 1.0,
+        adjusted_p=0.004 if worse else 1.0,
+        worse=worse,
+    )
+
+
+def _benchmarks(rows: int = 60) -> Benchmarks:
+    scores = {
+        model: {
+            "team_quiz": TaskScore(
+                kind="choice", metrics={"acc": _estimate(value, 0.12, rows)}, standard_errors={"acc": 0.06}
+            )
+        }
+        for model, value in (("base", 0.55), ("tuned", 0.5))
+    }
+    return Benchmarks(
+        suite="smoke",
+        suite_digest=digest.of_value("suite"),
+        identity=digest.of_value("tuned"),
+        base_identity=digest.of_value("base"),
+        harness="0.4.13",
+        template_hash=None,
+        task_hashes={"team_quiz": digest.of_value("team_quiz")},
+        versions={"team_quiz": "1"},
+        expected_items={"team_quiz": rows},
+        items={"team_quiz": rows},
+        scores=scores,
+        deltas={"team_quiz": {"acc": Estimate(value=-0.05, low=-0.15, high=0.05, rows=rows)}},
+        missing={"programs.pass_at_1": "bubblewrap is not installed"},
+    )
+
+
+def _safety(rows: int = 40) -> Safety:
+    sets = ("refusal", "toxicity", "leakage", "injection")
+    good = {name: _estimate(0.98, 0.05, rows) for name in sets}
+    probes = [
+        Probe(id=f"{name}-1", set=name, passed=True, reason="nothing found", answer_sha256=digest.of_value(name))
+        for name in sets
+    ]
+    return Safety(
+        probes_digest=digest.of_value("probes"),
+        identity=digest.of_value("tuned"),
+        base_identity=digest.of_value("base"),
+        items=dict.fromkeys(sets, rows),
+        expected_items=dict.fromkeys(sets, rows),
+        rates={"base": good, "tuned": good},
+        deltas={name: Estimate(value=0.0, low=-0.08, high=0.08, rows=rows) for name in sets},
+        probes=probes,
+    )
+
+
+def _inspection() -> Inspection:
+    odd = Suspicion(kind="outlier", detector="length", rows=["3f2a", "77b0"], count=2)
+    return Inspection(
+        prepared_digest=digest.of_value("prepared"),
+        train_rows=2713,
+        test_rows=400,
+        leaked=[],
+        leaked_rows=0,
+        suspicions=[odd],
+        secrets=0,
+        personal=0,
+        poisoned_rows=0,
+    )
+
+
+def _scan() -> Scan:
+    file = ScannedFile(
+        path="adapter/adapter_model.safetensors",
+        format="safetensors",
+        bytes=7,
+        sha256=digest.of_value("adapter"),
+        allowed=True,
+        reason="whole and finite",
+    )
+    return Scan(passed=True, mode="deploy", files=[file], refused=[], opinions={})
+
+
+def write_registration(folder: Path, **changes: Any) -> None:
+    """What the register act leaves beside a release's record."""
+    waiver = Waiver(rule="holdout-budget", owner="Ada", reason="A fresh set is on its way.", expires="2026-06-01")
+    seen = {
+        "release": "20260314-092653-5f2c1a",
+        "at": "2026-03-14T09:28:40Z",
+        "evidence_digest": digest.of_value("evidence"),
+        "model": {"name": "support-desk"},
+        "model_digest": digest.of_value("model"),
+        "commit": Commit(id="4be1a0c97d5f0e3b2a68c1d7f9e04b5a6c8d7e21", clean=True, changed=[], kept=True),
+        "lock": Lock(complete=True, missing=[]),
+        "servability": Servability(
+            device="cpu", prompts=16, load_seconds=1.2, peak_bytes=612_000_000, tokens_per_second=410.0,
+            latency_p50_seconds=0.11, latency_p95_seconds=0.16, latency_p99_seconds=0.19, deterministic=True,
+        ),
+        "holdout": HoldoutUse(test_digest=digest.of_value("test"), looks=23, budget=20),
+        "advisories": Advisories(source="snapshot", as_of="2026-03-10", age_days=4.4, packages=380, vulnerable=[]),
+        "licences": Licences(
+            model="Apache-2.0", base="Apache-2.0", data="CC0-1.0", dependencies=380, conflicts=[], unknown=[]
+        ),
+        "signature": Signature(
+            verified=True, identity=digest.of_value("tuned"), key=digest.of_value("key"), statement_sha256=digest.of_value("s")
+        ),
+        "card": ModelCard(complete=True, missing=[]),
+        "approvals": [], "waivers": [waiver], "tags": [], "missing": {},
+    }  # fmt: skip
+    observed = Observations.model_validate(seen | changes)
+    observed.save(folder / "observations.json")
+    over = _finding("holdout-budget", 23, "at most 20", -3, "23 candidates were scored on this test set")
+    findings = [over.model_copy(update={"waiver": waiver, "severity": "waivable"})]
+    findings.append(_finding("deterministic", 1, "= yes", 0, "greedy answers repeat"))
+    _decision(0.985).model_copy(
+        update={"act": "register", "findings": findings, "observations_digest": digest.of_value("seen")}
+    ).save(folder / "decision.json")
 
 
 def _confusion(test: list[dict[str, Any]]) -> list[list[int]]:
@@ -200,6 +350,10 @@ def _finding(rule: str, value: float, bound: str, margin: float, reason: str, ad
         margin=margin,
         reason=reason,
         remedy="train longer or add rows of the labels that the confusion matrix shows mixed up",
+        expression=f"{rule} {bound}",
+        inputs={rule: value},
+        owner="model",
+        waiver=None,
     )
 
 
@@ -217,6 +371,9 @@ def _decision(tuned_match: float) -> Decision:
     ]
     verdict = "pass" if all(f.verdict == "pass" for f in findings) else "refuse"
     return Decision(
+        act="gate",
+        pending=["servable", "signed"],
+        observations_digest=None,
         verdict=verdict,
         findings=findings,
         policy_digest=digest.of_value("policy"),
@@ -293,10 +450,14 @@ def write_evidence(root: Path, tuned_match: float = 0.985, message: str | None =
     _scorecard(len(test), _confusion(test), tuned_match).save(root / PATHS["scorecard"])
     _decision(tuned_match).save(root / PATHS["decision"])
     _validation().save(root / PATHS["validation"])
+    _inspection().save(root / PATHS["inspection"])
+    _benchmarks().save(root / PATHS["benchmarks"])
+    _safety().save(root / PATHS["safety"])
+    _scan().save(root / PATHS["scan"])
     atomic.write_json(root / PATHS["loss"], _loss())
 
 
-def make_release(outcome: Outcome = "passed", reason: str = "pass: 6 rules hold", **changes: Any) -> Release:
+def make_release(outcome: Outcome = "registered", reason: str = "pass: 6 rules hold", **changes: Any) -> Release:
     """A release of all seven stages; `ended_at=stage` makes it end there."""
     ended_at: str | None = changes.pop("ended_at", None)
     reached = STAGES.index(ended_at) if ended_at else len(STAGES)
@@ -320,7 +481,8 @@ def make_release(outcome: Outcome = "passed", reason: str = "pass: 6 rules hold"
         "stages": stages,
         "commit": "4be1a0c97d5f0e3b2a68c1d7f9e04b5a6c8d7e21",
         "dirty": False,
-        "tag": "slipway/20260314-092653-5f2c1a" if outcome == "passed" else None,
+        "tag": "slipway/20260314-092653-5f2c1a" if outcome == "registered" else None,
+        "version": "1.0.0" if outcome == "registered" else None,
         "params_digest": digest.of_value("params"),
         "policy_digest": digest.of_value("policy"),
         "mlflow_uri": "sqlite:///.slipway/mlflow.db",

@@ -1,11 +1,23 @@
 """The project itself in a fresh folder, for tests of the real pipeline."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import stub_project
 
 ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Released:
+    """A fresh clone in which `slipway run` went through."""
+
+    project: Path
+    record: dict[str, Any]
+    seconds: float
+    printed: str
 
 
 def clone(folder: Path) -> Path:

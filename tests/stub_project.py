@@ -1,7 +1,8 @@
 """A whole project whose stages are a few lines each: the same machinery as the real one, a release in seconds.
 
 A file `faults/<stage>` makes that stage misbehave: `transient 2` (fails that many times), `bug`, `refuse`, `hang`
-(until killed, after writing half an output), `fill` (writes until the disk is full), `die` (SIGKILL of itself), `edit` (an input changes while it runs).
+(until killed, after writing half an output), `fill` (writes until the disk is full), `die` (SIGKILL of itself), `edit` (an input changes while it runs),
+`lose` (the ledger is gone). `faults/entry` kills the entry of a version at a named point (stub_tasks/register.py).
 """
 
 import os

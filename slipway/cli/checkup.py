@@ -9,7 +9,7 @@ from pathlib import Path
 from slipway import settings
 from slipway.cli import configuration, machine, services
 from slipway.cli.diagnosis import Diagnosis
-from slipway.errors import UsageError
+from slipway.errors import SlipwayError, UsageError
 
 _SIGNS = {"ok": "✓", "warn": "!", "fail": "✗"}
 
@@ -61,6 +61,31 @@ def _of_project(root: Path) -> Iterator[Diagnosis]:
         return  # without it nobody knows where state and services are
     yield from configuration.checks(root)
     yield from services.checks(root)
+    yield from _of_ledger(root)
+    yield from _of_registry(root)
+
+
+def _of_registry(root: Path) -> Iterator[Diagnosis]:
+    """What killed processes left begun is finished or undone here, and MLflow brought up to date."""
+    from slipway.registry import entry
+
+    try:
+        left = entry.recover(root)
+    except SlipwayError as error:
+        yield Diagnosis.of("registry", error)
+        return
+    yield from (Diagnosis.warn("registry", line, "") for line in left)
+    if not left:
+        yield Diagnosis.ok("registry", "nothing was left half done")
+
+
+def _of_ledger(root: Path) -> Iterator[Diagnosis]:
+    from slipway.cli import approvals
+
+    try:
+        yield from approvals.checks(root)
+    except SlipwayError as error:
+        yield Diagnosis.of("ledger", error)
 
 
 def _line(diagnosis: Diagnosis) -> str:

@@ -8,13 +8,16 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from slipway import git, params, pins, settings, strict
+from slipway import git, model, params, pins, settings
 from slipway.artifacts import BasePin, ChampionPin, SourcePin
 from slipway.errors import StageError, Transient, UsageError
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAME = re.compile(model.NAME)
+# Of the sample's model and of no other: only a person can say it.
+_LEFT_OPEN = ("intended_use", "licence", "base_licence", "data_licence", "languages", "hardware")
 # What belongs to Slipway itself and not to a project of one's own data.
 _NOT_COPIED = (".ci/", "benchmarks/", "sample/", "tests/", "CHANGELOG.md", "CONTRIBUTING.md", "README.md")
 
@@ -24,12 +27,12 @@ def init(folder: Path, name: str, data: str, test: str | None, base: str, json: 
     _check(folder, name)
     settings.quiet()
     sources = [_data(data, "--data"), _data(test, "--test") if test else None]
-    model = _base(base)
+    tuned_from = _base(base)
     folder.parent.mkdir(parents=True, exist_ok=True)
     growing = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         _copy(_CHECKOUT, growing, whole=data == "sample")
-        _configure(growing, name, sources, model)
+        _configure(growing, name, sources, tuned_from)
         pinned = _pin(growing)
         commit = _begin(growing, f"Begin {name}\n\nMade by `slipway init` from {git.commit(_CHECKOUT)[:12]}.")
         growing.rename(folder)  # an empty folder of that name gives way
@@ -96,21 +99,37 @@ def _configure(project: Path, name: str, sources: list[str | None], base: str) -
     _repro.set_params(project, [f"{key}={json_module.dumps(value)}" for key, value in changes.items()])
     params.load_all(project / "params.yaml")
     author = _asked_git(project.parent, "config", "user.name") or name
-    about = {"name": name, "author": author, "team": author}
-    if data != "sample":
-        about |= {"description": f"{base} tuned on {data}", "licence": "none chosen"}
-    _describe(project / "configs" / "model.yaml", about)
+    about: dict[str, Any] = {"name": name, "author": author, "team": author}
+    if data and data != "sample":
+        about |= _of_ones_own(base, data)
+    _describe(project / model.FILE, about)
+    model.load(project)
 
 
-def _describe(path: Path, about: dict[str, str]) -> None:
-    lines = path.read_text().splitlines(keepends=True)
+def _of_ones_own(base: str, data: str) -> dict[str, Any]:
+    """What is known of a model of one's own; the rest is left open, never taken over from the sample's."""
+    known = {
+        "description": f"{_short(base)} tuned on {_short(data)}",
+        "dataset": {"name": _short(data), "version": None},
+    }
+    return dict.fromkeys(_LEFT_OPEN) | known | {"limitations": [], "compliance_tags": []}
+
+
+def _short(source: str) -> str:
+    """A folder's or file's name alone: where it lies on this machine is nobody else's business."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _describe(path: Path, about: dict[str, Any]) -> None:
+    """Other values in the model's file; its comments between the keys stay."""
+    text = path.read_text()
     for key, value in about.items():
         said = f"{key}: {json_module.dumps(value, ensure_ascii=False)}\n"
-        if sum(line.startswith(f"{key}:") for line in lines) != 1:
-            raise UsageError(f"{path.name} of the checkout has no line `{key}:`; restore it (`git checkout configs`)")
-        lines = [said if line.startswith(f"{key}:") else line for line in lines]
-    _write(path, "".join(lines))
-    strict.read_yaml(path)
+        parts = re.split(rf"^{key}:.*\n(?:[ \t]+.*\n)*", text, flags=re.MULTILINE)
+        if len(parts) != 2:
+            raise UsageError(f"{path.name} of the checkout has no key `{key}`; restore it (`git checkout configs`)")
+        text = said.join(parts)
+    _write(path, text)
 
 
 def _write(path: Path, text: str) -> None:
@@ -161,6 +180,7 @@ def _tell(folder: Path, name: str, commit: str, pinned: bool, json: bool) -> Non
         print("Data or base could not be reached just now; the first run pins them.")
     print(f"Next: cd {shlex.quote(str(folder))} && make run")
     print("      params.yaml has every value; configs/recipes holds settings for larger models.")
+    print("      configs/model.yaml says who the model is: what stands open there keeps a release from passing.")
 
 
 _README = """# {name}

@@ -37,15 +37,16 @@ def _ready() -> Path:
 
 
 def _nothing_changed(root: Path) -> "Release | None":
-    """The last release, when source, base, params, policies and code are still what it was made from."""
+    """The last release, when source, base, params, policies, code and what `register` read are still the same."""
     from slipway import pins, records
 
     last = records.of_lock(root, records.lock_digest(root))
     if last is None or pins.stale(root, root):
         return None
+    from slipway.registry import receipt
     from tasks import _repro
 
-    return None if _repro.changed_stages(root) else last
+    return None if receipt.stale(root, last.id) or _repro.changed_stages(root) else last
 
 
 def _start(root: Path, options: dict[str, object], json: bool) -> int:
@@ -53,12 +54,12 @@ def _start(root: Path, options: dict[str, object], json: bool) -> int:
     from slipway import records
     from slipway.cli.live import Display
     from tasks import _prefect
-    from tasks._stage import NAMES
+    from tasks._stage import ACTS, NAMES
 
     release_id = records.new_id()
     print(f"Release {release_id} · {root}", file=sys.stderr, flush=True)
     print("Starting Prefect and MLflow (embedded, first start takes a little longer) …", file=sys.stderr, flush=True)
-    with Display(NAMES) as display:
+    with Display((*NAMES, *ACTS)) as display:
         _prefect.watchers[release_id] = display.line
         error = run_here(release_id, ReleaseOptions.model_validate(options))
     with contextlib.suppress(UsageError):

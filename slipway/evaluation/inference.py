@@ -1,15 +1,21 @@
-"""Run a causal language model over the test rows: its greedy answer, and its loss on the answer that was wanted."""
+"""Run causal language models: load base and tuned once, and ask each for its greedy answers and its losses.
+
+for model in models(base, adapter, full, identities, params, wanted):
+    say(model, tests)            the test rows; suites and safety ask the same loaded model
+"""
 
 import contextlib
 import inspect
 import json
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slipway.artifacts import Json
 from slipway.errors import StageError
-from slipway.evaluation.predictions import Prediction, Predictions
+from slipway.evaluation.predictions import Answer, Answers
 from slipway.evaluation.testset import Row, TestSet
 from slipway.params import EvaluateParams
 from slipway.progress import Progress
@@ -38,6 +44,26 @@ class Limits:
     batch_size: int
     max_new_tokens: int
     positions: int | None  # the longest sequence that the model was built for
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model, ready to be asked; whoever asks does so inside `computing`."""
+
+    name: str  # base | tuned
+    identity: str
+    network: "PreTrainedModel"  # with its adapter on top, where it has one
+    tokenizer: "PreTrainedTokenizerBase"
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something to find out about any model, told from all other questions by its facts; the answer is plain JSON."""
+
+    name: str
+    facts: Json
+    ask: Callable[[Model], Any]
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -86,6 +112,46 @@ def add_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
 def positions_of(model: "PreTrainedModel") -> int | None:
     names = ("max_position_embeddings", "n_positions", "max_sequence_length")
     return next((int(n) for name in names if isinstance(n := getattr(model.config, name, None), int)), None)
+
+
+def models(
+    base: Path,
+    adapter: Path,
+    full: bool,
+    identities: Mapping[str, str],
+    params: EvaluateParams,
+    wanted: Collection[str],
+) -> Iterator[Model]:
+    """The base, then the tuned model, as far as they are wanted; with a LoRA adapter the weights are loaded once.
+
+    Let go of one model before asking for the next: two of them may not fit in memory.
+    """
+    if not wanted:
+        return
+    tokenizer = load_tokenizer(base)
+
+    def ready(name: str, network: "PreTrainedModel") -> Model:
+        limits = Limits(params.batch_size, params.max_new_tokens, positions_of(network))
+        return Model(name, identities[name], network, tokenizer, limits)
+
+    if full:
+        folders = {"base": base, "tuned": adapter}
+        yield from (ready(name, load_model(folders[name])) for name in folders if name in wanted)
+        return
+    network = load_model(base)
+    if "base" in wanted:
+        yield ready("base", network)
+    if "tuned" in wanted:
+        yield ready("tuned", add_adapter(network, adapter))
+
+
+def hardware() -> dict[str, str]:
+    """What a model runs on here, as far as it may move the last digits of a number."""
+    import torch
+
+    place = device()
+    name = torch.cuda.get_device_name() if place == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {"device": place, "name": name, "machine": platform.machine()}
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------
@@ -235,27 +301,35 @@ def computing(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def predict(
-    name: str,
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    examples: list[Example],
-    tests: TestSet,
-    limits: Limits,
-) -> Predictions:
+def question(tests: TestSet, params: EvaluateParams) -> Question:
+    """What does a model say to the test rows?"""
+
+    def ask(model: Model) -> list[Json]:
+        with computing(params.threads):
+            return [vars(answer) for answer in say(model, tests)]
+
+    decides = params.model_dump(include={"max_new_tokens", "batch_size", "threads"})
+    return Question("answers", decides | {"test": tests.digest, "rows": len(tests.rows)}, ask)
+
+
+def say(model: Model, tests: TestSet) -> Answers:
     """What a model says to every row of the test set, in the test set's order."""
-    stops = stop_tokens(tokenizer, model, examples[0])
-    progress = Progress(len(examples), f"evaluate {name}: row")
-    found: dict[str, Prediction] = {}
+    network, tokenizer, limits = model.network, model.tokenizer, model.limits
+    examples = encode(tokenizer, tests, limits.positions)
+    if model.name == "tuned":
+        warn_of_long_answers(tokenizer, examples, limits.max_new_tokens)
+    stops = stop_tokens(tokenizer, network, examples[0])
+    progress = Progress(len(examples), f"evaluate {model.name}: row")
+    found: dict[str, Answer] = {}
     size = limits.batch_size
     while len(found) < len(examples):
         batch = examples[len(found) : len(found) + size]
-        done = attempted(model, batch, limits, stops)
+        done = attempted(network, batch, limits, stops)
         if isinstance(done, str):
             size = halved(batch, done)  # after the failed pass, whose tensors are gone by now
             continue
         for e, (tokens, loss) in zip(batch, done, strict=True):
-            found[e.row.id] = _prediction(tests, e, tokenizer.decode(tokens, skip_special_tokens=True), loss)
+            found[e.row.id] = Answer(e.row.id, tokenizer.decode(tokens, skip_special_tokens=True), loss, len(e.answer))
         progress.at(len(found))
     return [found[row.id] for row in tests.rows]
 
@@ -270,13 +344,6 @@ def attempted(
         if not is_out_of_memory(error):
             raise
         return (str(error).splitlines() or ["no memory left"])[0]
-
-
-def _prediction(tests: TestSet, example: Example, text: str, loss: float) -> Prediction:
-    row = example.row
-    exact = text.strip() == row.answer.strip()
-    label = row.label if exact else tests.label_of(text)  # the right answer has the right label, however it is read
-    return Prediction(row.id, text, label, exact, loss, len(example.answer))
 
 
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
@@ -302,23 +369,3 @@ def halved(batch: list[Example], reason: str) -> int:
         )
     print(f"out of memory with {size} test rows at once; going on with {size // 2}", flush=True)
     return size // 2
-
-
-def predict_both(
-    base: Path, adapter: Path, full: bool, tests: TestSet, params: EvaluateParams
-) -> dict[str, Predictions]:
-    """The base model's answers, then the tuned model's; with a LoRA adapter the base is loaded once."""
-    tokenizer, model = load_tokenizer(base), load_model(base)
-    limits = Limits(params.batch_size, params.max_new_tokens, positions_of(model))
-    examples = encode(tokenizer, tests, limits.positions)
-    warn_of_long_answers(tokenizer, examples, limits.max_new_tokens)
-    with computing(params.threads):
-        found = {"base": predict("base", model, tokenizer, examples, tests, limits)}
-    if full:
-        del model
-        model = load_model(adapter)
-    else:
-        model = add_adapter(model, adapter)
-    with computing(params.threads):
-        found["tuned"] = predict("tuned", model, tokenizer, examples, tests, limits)
-    return found

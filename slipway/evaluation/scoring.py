@@ -4,8 +4,9 @@ Every metric is a function of column sums over rows. So a bootstrap resample is 
 metrics are one matrix product, and a delta is paired by using the same weights for both models.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,12 @@ Estimates = dict[str, Estimate]  # by metric
 Bounds = tuple[float, float]
 
 Z95 = 1.959963984540054
-RATES = {"exact_match": "exact", "accuracy": "correct"}  # a rate → the column it is the mean of
+RATES = {"exact_match": "exact", "format_validity": "valid", "accuracy": "correct"}  # → the column it is the mean of
+OF_ALL_ROWS = ("exact_match", "format_validity", "loss", "perplexity")  # the others are of the labelled rows
 PER_TOKEN = ("loss", "perplexity")  # means a token: they compare only between models that cut a text alike
 WEIGHTS_AT_ONCE = 4_000_000
-COLUMNS = ("rows", "exact", "loss", "tokens", "labelled", "correct")  # then true, predicted and hit, a column a label
+# What is counted a row; after these come true, predicted and hit, a column a label.
+COLUMNS = ("rows", "exact", "valid", "loss", "tokens", "labelled", "correct")
 
 
 def table(tests: TestSet, predictions: Predictions) -> Floats:
@@ -39,6 +42,7 @@ def table(tests: TestSet, predictions: Predictions) -> Floats:
     facts = [
         np.ones(len(actual)),
         np.array([p.exact for p in predictions]),
+        np.array([p.valid for p in predictions]),
         np.array([p.loss for p in predictions]),
         np.array([p.tokens for p in predictions]),
         labelled,
@@ -51,7 +55,12 @@ def metrics(sums: Floats) -> Metrics:
     """Every metric from column sums; leading axes (resamples) are kept."""
     column = {name: sums[..., i] for i, name in enumerate(COLUMNS)}
     loss = column["loss"] / column["tokens"]
-    found = {"exact_match": column["exact"] / column["rows"], "loss": loss, "perplexity": np.exp(loss)}
+    found = {
+        "exact_match": column["exact"] / column["rows"],
+        "format_validity": column["valid"] / column["rows"],
+        "loss": loss,
+        "perplexity": np.exp(loss),
+    }
     true, guess, hit = np.split(sums[..., len(COLUMNS) :], 3, axis=-1)
     if true.shape[-1] == 0:
         return found
@@ -65,18 +74,20 @@ def metrics(sums: Floats) -> Metrics:
     return found | {"accuracy": accuracy} | {name: value.sum(axis=-1) / classes for name, value in macro.items()}
 
 
-def resampled(tables: list[Floats], resamples: int, seed: int) -> list[Floats]:
-    """Column sums of every table under the same seeded resamples of its rows."""
-    rows = len(tables[0])
+def resamples_of(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Seeded resamples as weights: one line a resample, in chunks that fit in memory."""
     random, chunk = np.random.default_rng(seed), max(1, WEIGHTS_AT_ONCE // rows)
-    parts: list[list[Floats]] = [[] for _ in tables]
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
         drawn = random.integers(0, rows, (count, rows)) + np.arange(count)[:, None] * rows
-        weights = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float64)
-        for part, facts in zip(parts, tables, strict=True):
-            part.append(weights @ facts)
-    return [np.concatenate(part) for part in parts]
+        yield np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float64)
+
+
+def resampled(tables: list[Floats], weights: Iterable[Floats]) -> list[Floats]:
+    """Column sums of every table under the same resamples of its rows."""
+    side_by_side = np.hstack(tables)
+    sums = np.concatenate([chunk @ side_by_side for chunk in weights])
+    return np.split(sums, np.cumsum([facts.shape[1] for facts in tables])[:-1], axis=-1)
 
 
 def wilson(successes: float, total: float) -> tuple[float, float]:
@@ -86,6 +97,7 @@ def wilson(successes: float, total: float) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + z)), min(1.0, (middle + half) / (1 + z))
 
 
+@functools.lru_cache(maxsize=10_000)
 def tango(gains: float, losses: float, total: float) -> tuple[float, float]:
     """The 95 % score interval of a paired difference of rates (Tango 1998).
 
@@ -93,23 +105,27 @@ def tango(gains: float, losses: float, total: float) -> tuple[float, float]:
     bootstrap sees no spread at all; this says ± z²/(n + z²), the most that two models may still differ by.
     """
 
-    def misfit(delta: float) -> float:
-        """Above zero where the data contradict a true difference of `delta`."""
-        linear = (2 * total - gains + losses) * delta - gains - losses
-        root = math.sqrt(max(linear**2 + 8 * total * losses * delta * (1 - delta), 0.0))
-        share = (root - linear) / (4 * total)  # the likeliest share of losses, were the difference `delta`
-        variance = max(2 * share + delta * (1 - delta), 0.0)
-        return (gains - losses - total * delta) ** 2 - Z95**2 * total * variance
+    def beyond(delta: float) -> float:
+        return misfit(gains, losses, total, delta)
 
     found = (gains - losses) / total
-    return _edge(misfit, found, -1.0), _edge(misfit, found, 1.0)
+    return _edge(beyond, found, -1.0), _edge(beyond, found, 1.0)
 
 
-def _edge(misfit: Callable[[float], float], inside: float, outside: float) -> float:
-    """Where `misfit` changes its sign, by bisection."""
-    for _ in range(60):
+def misfit(gains: float, losses: float, total: float, delta: float) -> float:
+    """Above zero where the data contradict a true difference of `delta`: where Tango's interval does not reach."""
+    linear = (2 * total - gains + losses) * delta - gains - losses
+    root = math.sqrt(max(linear**2 + 8 * total * losses * delta * (1 - delta), 0.0))
+    share = (root - linear) / (4 * total)  # the likeliest share of losses, were the difference `delta`
+    variance = max(2 * share + delta * (1 - delta), 0.0)
+    return (gains - losses - total * delta) ** 2 - Z95**2 * total * variance
+
+
+def _edge(beyond: Callable[[float], float], inside: float, outside: float) -> float:
+    """Where `beyond` changes its sign, by bisection."""
+    for _ in range(36):  # to 10 decimals
         middle = (inside + outside) / 2
-        inside, outside = (inside, middle) if misfit(middle) > 0 else (middle, outside)
+        inside, outside = (inside, middle) if beyond(middle) > 0 else (middle, outside)
     return (inside + outside) / 2
 
 
@@ -130,12 +146,22 @@ def estimate(value: float, low: float, high: float, rows: int) -> Estimate:
     return Estimate(value=shown[0], low=shown[1], high=shown[2], rows=rows)
 
 
+def rate(successes: float, total: int) -> Estimate:
+    """A rate with its Wilson interval."""
+    return estimate(successes / total, *wilson(successes, total), total)
+
+
+def difference(gains: float, losses: float, total: int) -> Estimate:
+    """A paired difference of rates with its Tango interval."""
+    return estimate((gains - losses) / total, *tango(gains, losses, total), total)
+
+
 def _estimates(facts: Floats, draws: Metrics) -> Estimates:
     sums = facts.sum(axis=0)
     column = dict(zip(COLUMNS, sums[: len(COLUMNS)], strict=True))
     found: Estimates = {}
     for name, value in metrics(sums).items():
-        total = column["rows" if name in ("exact_match", *PER_TOKEN) else "labelled"]
+        total = column["rows" if name in OF_ALL_ROWS else "labelled"]
         if name in RATES:
             low, high = wilson(column[RATES[name]], total)
         else:
@@ -195,9 +221,14 @@ class Scores:
 def score(tests: TestSet, models: dict[str, Predictions], resamples: int, seed: int) -> Scores:
     """Every model's metrics, and tuned against each of the others."""
     tables = {model: table(tests, _finite(model, predictions)) for model, predictions in models.items()}
-    draws = dict(zip(tables, map(metrics, resampled(list(tables.values()), resamples, seed)), strict=True))
+    return of_tables(tables, resamples_of(len(tests.rows), resamples, seed))
+
+
+def of_tables(tables: Mapping[str, Floats], weights: Iterable[Floats]) -> Scores:
+    """The same from countable facts and resamples alone."""
+    draws = dict(zip(tables, map(metrics, resampled(list(tables.values()), weights)), strict=True))
     scored = {model: _Scored(facts, _estimates(facts, draws[model]), draws[model]) for model, facts in tables.items()}
-    deltas = {other: _delta(scored["tuned"], scored[other]) for other in models if other != "tuned"}
+    deltas = {other: _delta(scored["tuned"], scored[other]) for other in tables if other != "tuned"}
     return Scores({model: one.found for model, one in scored.items()}, deltas)
 
 

@@ -1,32 +1,27 @@
 """Values in, verdict out: no file is read here and no clock is looked at.
 
-A rule passes only when its metric is there, is a number that this metric can have, rests on enough rows and meets its
-bound. Everything else is undecided or a refusal, and the worst blocking finding is the verdict.
+A rule passes only when everything it reads is there, is what such a metric can be, and makes its expression true. An
+expression that is false, and true once every interval is collapsed to its value, rests on too few rows: undecided.
+Whatever cannot be believed is undecided too. The worst finding that blocks is the verdict.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from slipway import digest
-from slipway.artifacts import Decision, Finding
-from slipway.governance import vocabulary
+from slipway.artifacts import Decision, Finding, Observations, Verdict, Waiver
+from slipway.governance import observed, vocabulary
+from slipway.governance.expressions import CannotTell, Expression, context_of, holds
+from slipway.governance.measures import Measure, doubt_of, in_context
+from slipway.governance.outcomes import Outcome, deciding, kept, read, said
 from slipway.governance.policy import Policy, Rule
-from slipway.governance.vocabulary import Metric
 
-Verdict = Literal["pass", "refuse", "undecided"]
+Act = Literal["gate", "register"]
 WORST_FIRST: tuple[Verdict, ...] = ("refuse", "undecided", "pass")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What was measured, as it came: nothing about it is believed yet."""
-
-    value: object
-    low: object = None
-    high: object = None
-    rows: object = None
+NOTHING = "none"  # recorded where the first thing that is wrong is asked for
+MOST_ROWS = 10**9  # beyond this nobody collects rows
 
 
 @dataclass(frozen=True)
@@ -41,17 +36,26 @@ class Agreement:
 
     @property
     def finding(self) -> Finding:
-        same, differs = self.found == self.recorded, f"{self.what} is {self.found}, recorded was {self.recorded}"
+        same = self.found == self.recorded
         return Finding(
             rule=self.name,
             verdict="pass" if same else "refuse",
             severity="block",
+            expression="found == recorded",
+            inputs={"found": self.found, "recorded": self.recorded},
             value=self.found,
             bound=f"= {self.recorded}",
             margin=None,
-            reason=f"{self.what} is as recorded" if same else differs,
+            reason=self._reason(same),
             remedy="" if same else self.remedy,
+            owner="slipway",
+            waiver=None,
         )
+
+    def _reason(self, same: bool) -> str:
+        if self.recorded == NOTHING:
+            return f"{self.what}: {self.found}"
+        return f"{self.what}: as recorded" if same else f"{self.what}: {self.found}, recorded was {self.recorded}"
 
 
 @dataclass(frozen=True)
@@ -61,111 +65,169 @@ class Evidence:
     identity: str
     files: Mapping[str, str]  # path → SHA-256
     measures: Mapping[str, Measure]
-    agreements: tuple[Agreement, ...] = field(default=())
+    agreements: Sequence[Agreement] = field(default_factory=tuple)
+
+    @property
+    def digest(self) -> str:
+        return digest.of_pairs(self.files)
 
 
-def judge(evidence: Evidence, policy: Policy, policy_digest: str) -> Decision:
-    """The verdict on the evidence, with a finding for every agreement and every rule."""
-    findings = [agreement.finding for agreement in evidence.agreements]
-    findings += [apply(rule, evidence.measures.get(rule.metric)) for rule in policy.rules]
+def judge(
+    evidence: Evidence,
+    policy: Policy,
+    policy_digest: str,
+    act: Act = "gate",
+    observations: Observations | None = None,
+    transition: str | None = None,
+) -> Decision:
+    """The gate judges evidence; the register act judges evidence and observations, by the same rules."""
+    rules = [*policy.rules, *(policy.transition(transition) if transition else [])]
+    now = [rule for rule in rules if act == "register" or not rule.is_for_register]
+    measures = dict(evidence.measures) | _about(evidence, policy_digest)
+    agreements = list(evidence.agreements)
+    if act == "register" and observations is not None:
+        measures |= observed.measures(observations)
+        agreements += _observed_agreements(evidence, observations)
+    findings = [agreement.finding for agreement in agreements]
+    findings += [waived(apply(rule, measures), act, observations) for rule in now]
     return Decision(
+        act=act,
+        transition=transition,
         verdict=verdict_of(findings),
         findings=findings,
+        pending=[rule.id for rule in rules if act == "gate" and rule.is_for_register],
         policy_digest=policy_digest,
         evidence=dict(evidence.files),
-        evidence_digest=digest.of_pairs(evidence.files),
+        evidence_digest=evidence.digest,
+        observations_digest=observations.saved_digest if act == "register" and observations is not None else None,
         identity=evidence.identity,
     )
 
 
-def verdict_of(findings: list[Finding]) -> Verdict:
-    """The worst of the blocking findings; undecided when nothing blocks, for then nothing was judged."""
-    found = {finding.verdict for finding in findings if finding.severity == "block"}
-    return next((verdict for verdict in WORST_FIRST if verdict in found), "undecided")
+def _about(evidence: Evidence, policy_digest: str) -> dict[str, Measure]:
+    return {
+        "evidence.digest": Measure(evidence.digest),
+        "evidence.identity": Measure(evidence.identity),
+        "policy.digest": Measure(policy_digest),
+    }
 
 
-def apply(rule: Rule, measure: Measure | None) -> Finding:
-    """One rule on one measure."""
-    known = vocabulary.find(rule.metric)
-    if measure is None or known is None:
-        return _finding(rule, "undecided", None, None, f"{rule.metric} was not measured")
-    if rule.equals is not None:
-        return _flag(rule, measure)
-    if doubt := _doubt(rule, known, measure):
-        return _finding(rule, "undecided", _shown(measure.value), None, doubt)
-    value = _number(getattr(measure, rule.use))
-    bound = rule.at_least if rule.at_least is not None else rule.at_most
-    if value is None or bound is None:  # _doubt and Rule have excluded both
-        return _finding(rule, "undecided", None, None, f"{rule.metric} cannot be compared")
-    margin = (value - bound if rule.at_least is not None else bound - value) + 0.0
-    end = "" if rule.use == "value" else f" ({rule.use} end {value:.4g} over {measure.rows} rows)"
-    outcome = f"is inside by {_distance(margin, known)}" if margin >= 0 else f"misses by {_distance(-margin, known)}"
-    reason = f"{rule.metric} is {_shown(measure.value):.4g}{end}, asked is {_asked(rule)}: {outcome}"
-    return _finding(rule, "pass" if margin >= 0 else "refuse", _number(measure.value), margin, reason)
+def _observed_agreements(evidence: Evidence, observations: Observations) -> list[Agreement]:
+    """What was observed must be about this very evidence and model."""
+    again = "Run `slipway run --again`."
+    found = [
+        Agreement("evidence-observed", "the observed evidence", evidence.digest, observations.evidence_digest, again)
+    ]
+    if observations.signature is not None:
+        signed = observations.signature.identity
+        found.append(Agreement("evidence-signed", "the signed model's identity", evidence.identity, signed, again))
+    return found
 
 
-def _flag(rule: Rule, measure: Measure) -> Finding:
-    if not isinstance(measure.value, bool):
-        reason = f"{rule.metric} is {measure.value!r}, neither yes nor no"
-        return _finding(rule, "undecided", _shown(measure.value), None, reason)
-    said = "yes" if measure.value else "no"
-    return _finding(rule, "pass" if measure.value == rule.equals else "refuse", said, None, f"{rule.metric} is {said}")
+def verdict_of(findings: Sequence[Finding]) -> Verdict:
+    """The worst of the findings that block; undecided when nothing blocks, for then nothing was judged."""
+    found = {finding.verdict for finding in findings if finding.severity != "advise" and finding.waiver is None}
+    if not any(finding.severity != "advise" for finding in findings):
+        return "undecided"
+    return next((verdict for verdict in WORST_FIRST if verdict in found), "pass")
 
 
-def _doubt(rule: Rule, known: Metric, measure: Measure) -> str | None:
-    """Why a measure cannot be believed; None when it can."""
-    for name in dict.fromkeys(("value", rule.use)):
-        number = _number(getattr(measure, name))
-        if number is None:
-            return f"{rule.metric} has the {name} {getattr(measure, name)!r}, which is not a number"
-        if not known.least <= number <= known.most:
-            return f"{rule.metric} has the {name} {number:g}, outside the {known.least:g} to {known.most:g} it can have"
-    if rule.use != "value" and not _in_order(measure):
-        return f"{rule.metric} is {measure.value!r} in an interval from {measure.low!r} to {measure.high!r}"
-    if rule.minimum_rows > 1 or rule.use != "value":
-        if not isinstance(measure.rows, int) or isinstance(measure.rows, bool):
-            return f"{rule.metric} does not say on how many rows it rests"
-        if measure.rows < rule.minimum_rows:
-            return f"{rule.metric} rests on {measure.rows} rows, fewer than the {rule.minimum_rows} needed"
-    return None
+def waived(finding: Finding, act: Act, observations: Observations | None) -> Finding:
+    """A finding with the waiver that covers it: for waivable rules only, by name, and not a day longer than it says."""
+    if act != "register" or observations is None or finding.verdict == "pass" or finding.severity != "waivable":
+        return finding
+    valid = (waiver for waiver in observations.waivers if waiver.rule == finding.rule and _covers(waiver, observations))
+    return finding.model_copy(update={"waiver": next(valid, None)})
 
 
-def _in_order(measure: Measure) -> bool:
-    low, value, high = _number(measure.low), _number(measure.value), _number(measure.high)
-    return low is not None and value is not None and high is not None and low <= value <= high
+def _covers(waiver: Waiver, observations: Observations) -> bool:
+    """Dates as text, year first, compare as dates do."""
+    today = observations.at[:10]
+    return (
+        bool(waiver.owner.strip() and waiver.reason.strip())
+        and _is_date(today)
+        and _is_date(waiver.expires)
+        and today <= waiver.expires
+    )
 
 
-def _number(value: object) -> float | None:
-    """A finite number that a measurement can give: no text, no yes/no, no minus zero."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _is_date(text: str) -> bool:
+    parts = text.split("-")
+    return [len(part) for part in parts] == [4, 2, 2] and all(part.isdecimal() and part.isascii() for part in parts)
+
+
+# --- one rule --------------------------------------------------------------------------------------------------------
+
+
+def apply(rule: Rule, measures: Mapping[str, Measure]) -> Finding:
+    """One rule on what was measured."""
+    expression = rule.parsed
+    doubts = [doubt for name in expression.names if (doubt := doubt_of(name, measures.get(name), rule.minimum_rows))]
+    if doubts:
+        return _finding(rule, measures, "undecided", None, "; ".join(doubts))
+    values = {name: in_context(name, measures[name]) for name in expression.names}
+    try:
+        passes = holds(expression.text, context_of(values))
+        outcome = deciding(expression, context_of(values))
+        if passes:
+            return _finding(rule, measures, "pass", outcome, outcome.words(measures))
+        if not holds(expression.text, context_of(_narrowed(values, 0.0))):
+            return _finding(rule, measures, "refuse", outcome, outcome.words(measures))
+        rows = _rows_needed(expression, values, outcome)
+    except CannotTell as unclear:
+        return _finding(rule, measures, "undecided", None, str(unclear))
+    enough = f"would pass at n ≥ {rows:,}" if rows else "no number of rows would show it"
+    return _finding(rule, measures, "undecided", outcome, f"{outcome.words(measures)}; {enough}")
+
+
+# --- too few rows ----------------------------------------------------------------------------------------------------
+
+
+def _narrowed(values: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Every interval at a share of its width; at 0 it is its value."""
+
+    def narrow(value: Any) -> Any:
+        middle = value["value"]
+        return value | {end: middle + (value[end] - middle) * share for end in ("low", "high")}
+
+    return {name: narrow(value) if vocabulary.is_estimate(name) else value for name, value in values.items()}
+
+
+def _rows_needed(expression: Expression, values: Mapping[str, Any], outcome: Outcome) -> int | None:
+    """The fewest rows at which the rule would hold, were the values to stay: widths shrink as 1/√n. None: no such."""
+    estimates = [value for name, value in values.items() if vocabulary.is_estimate(name)]
+    asked = [values[name] for name in outcome.clause.names if vocabulary.is_estimate(name)]
+    rows = min((int(value["rows"]) for value in asked or estimates), default=0)
+    if not rows:
         return None
-    if isinstance(value, int) and abs(value) > 10**300:
+
+    def enough(count: int) -> bool:
+        return holds(expression.text, context_of(_narrowed(values, math.sqrt(rows / count))))
+
+    too_few, plenty = rows, MOST_ROWS
+    if not enough(plenty):
         return None
-    number = float(value)
-    return None if not math.isfinite(number) or (number == 0 and math.copysign(1, number) < 0) else number
+    while plenty - too_few > 1:
+        middle = (too_few + plenty) // 2
+        too_few, plenty = (too_few, middle) if enough(middle) else (middle, plenty)
+    return plenty
 
 
-def _shown(value: object) -> float | str | None:
-    number = _number(value)
-    return number if number is not None or value is None else repr(value)[:80]
-
-
-def _distance(margin: float, known: Metric) -> str:
-    return f"{100 * margin:.4g} points" if known.is_rate else f"{margin:.4g}"
-
-
-def _asked(rule: Rule) -> str:
-    return f"at least {rule.at_least:g}" if rule.at_least is not None else f"at most {rule.at_most:g}"
-
-
-def _finding(rule: Rule, verdict: Verdict, value: float | str | None, margin: float | None, reason: str) -> Finding:
+def _finding(
+    rule: Rule, measures: Mapping[str, Measure], verdict: Verdict, outcome: Outcome | None, reason: str
+) -> Finding:
+    margin = outcome.margin if outcome else None
     return Finding(
         rule=rule.id,
         verdict=verdict,
         severity=rule.severity,
-        value=value,
-        bound=rule.bound,
-        margin=margin,
+        expression=rule.expression,
+        inputs={path: kept(read(path, measures)) for path in rule.parsed.paths},
+        value=said(outcome.value) if outcome else None,
+        bound=outcome.bound if outcome else rule.expression,
+        margin=None if margin is None else round(margin, 6) + 0.0,
         reason=reason,
         remedy="" if verdict == "pass" else f"{rule.remedy} (owner: {rule.owner})",
+        owner=rule.owner,
+        waiver=None,
     )

@@ -7,7 +7,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slipway import strict
-from slipway.artifacts import BasePin, ChampionPin, Decision, Json, Manifest, Scorecard, SourcePin, Validation
+from slipway.artifacts import (
+    BasePin,
+    Benchmarks,
+    ChampionPin,
+    Decision,
+    Inspection,
+    Json,
+    Manifest,
+    Observations,
+    Safety,
+    Scan,
+    Scorecard,
+    SourcePin,
+    Validation,
+)
 from slipway.digest import MANIFEST
 from slipway.errors import StageError
 from slipway.report.funnel import Card
@@ -25,6 +39,7 @@ class Evidence:
 
     root: Path
     release: Release
+    register: Path | None = None  # what the register act left, beside the release's record
     problems: list[str] = field(default_factory=list)
 
     def path(self, name: str) -> Path | None:
@@ -46,6 +61,31 @@ class Evidence:
     @cached_property
     def validation(self) -> Validation | None:
         return self.read("validate", self.path("validation"), Validation.load)
+
+    @cached_property
+    def inspection(self) -> Inspection | None:
+        return self.read("validate", self.path("inspection"), Inspection.load)
+
+    @cached_property
+    def benchmarks(self) -> Benchmarks | None:
+        return self.read("evaluate", self.path("benchmarks"), Benchmarks.load)
+
+    @cached_property
+    def safety(self) -> Safety | None:
+        return self.read("evaluate", self.path("safety"), Safety.load)
+
+    @cached_property
+    def scan(self) -> Scan | None:
+        return self.read("gate", self.path("scan"), Scan.load)
+
+    @cached_property
+    def observations(self) -> Observations | None:
+        return self.read(None, self.register and self.register / "observations.json", Observations.load)
+
+    @cached_property
+    def registration(self) -> Decision | None:
+        """The second judgement, with what the world says."""
+        return self.read(None, self.register and self.register / "decision.json", Decision.load)
 
     @cached_property
     def scorecard(self) -> Scorecard | None:

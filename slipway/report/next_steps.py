@@ -25,19 +25,29 @@ def _of_checks(validation: Validation | None) -> list[str]:
 
 def _of_findings(decision: Decision | None) -> list[str]:
     findings = decision.findings if decision else []
-    return [f"{f.rule}: {f.remedy}" for f in findings if f.severity == "block" and f.verdict != "pass" and f.remedy]
+    return [
+        f"{f.rule}: {f.remedy}"
+        for f in findings
+        if f.severity != "advise" and f.verdict != "pass" and not f.waiver and f.remedy
+    ]
 
 
 def next_steps(release: Release, validation: Validation | None, decision: Decision | None) -> list[str]:
     """The next steps, each one sentence or two, the most useful first."""
-    if release.outcome == "passed":
-        adapter = release.paths.get("adapter", "the adapter")
+    if release.outcome in ("registered", "passed"):
         again = f"`git checkout {release.tag} && dvc repro` makes it again."
         kept = again if release.tag else "Commit `dvc.lock` and `pins/` to keep it."
-        return [f"Read the sample answers, then use the model in `{adapter}`.", kept]
+        return [f"Read the sample answers, then {_use(release)}.", kept]
     if release.outcome in ("refused", "undecided"):
         causes = _of_findings(decision) or _of_checks(validation)
         return [*causes, "Change the data, `params.yaml` or the policy, then run `slipway run` again."]
     if release.outcome == "aborted":
         return [_GO_ON]
     return ["Put right what the reason above names.", _GO_ON]
+
+
+def _use(release: Release) -> str:
+    if release.version is None:
+        return f"use the model in `{release.paths.get('adapter', 'the adapter')}`"
+    adapter = release.paths.get("adapter", "the adapter")
+    return f"look at the model (`{adapter}`) with `slipway models show {release.version}`"

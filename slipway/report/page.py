@@ -6,10 +6,11 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from slipway.artifacts import Check, Decision, Estimate, Finding, Scorecard, Validation
-from slipway.report import charts, words
+from slipway.report import charts, comparisons, observed, words
 from slipway.report.evidence import Evidence
 from slipway.report.funnel import funnel
 from slipway.report.next_steps import failed_checks, next_steps
+from slipway.report.observed import Fact
 from slipway.report.release import Release, StageRun
 from slipway.report.samples import pick, samples
 
@@ -57,13 +58,6 @@ class Rule:
     finding: Finding
     word: words.Word
     share: float | None
-
-
-@dataclass(frozen=True)
-class Fact:
-    name: str
-    value: str
-    digest: str | None = None
 
 
 def prose(text: str) -> Markup:
@@ -141,8 +135,20 @@ def rules(decision: Decision | None) -> list[Rule]:
     if decision is None:
         return []
     order = {"refuse": 0, "undecided": 1, "pass": 2}
-    ordered = sorted(decision.findings, key=lambda f: (order[f.verdict], f.severity != "block"))
-    return [Rule(finding, words.VERDICTS[finding.verdict], charts.margin_share(finding.margin)) for finding in ordered]
+    ordered = sorted(decision.findings, key=lambda f: (order[f.verdict], f.severity == "advise", f.waiver is not None))
+    return [Rule(finding, _word(finding), charts.margin_share(finding.margin)) for finding in ordered]
+
+
+def _word(finding: Finding) -> words.Word:
+    return words.WAIVED if finding.waiver else words.VERDICTS[finding.verdict]
+
+
+def second_rules(evidence: Evidence) -> list[Rule]:
+    """What `register` judged beyond the gate: the rules that need observations, and any whose verdict moved."""
+    if evidence.registration is None:
+        return []
+    before = {(f.rule, f.verdict) for f in evidence.decision.findings} if evidence.decision else set()
+    return [rule for rule in rules(evidence.registration) if (rule.finding.rule, rule.finding.verdict) not in before]
 
 
 def passed_checks(validation: Validation | None) -> list[Check]:
@@ -212,7 +218,7 @@ def view(evidence: Evidence) -> dict[str, Any]:
         "reason": words.reason(release),
         "full_margin": words.number(charts.FULL_MARGIN),
         "outcome": words.OUTCOMES[release.outcome],
-        "next_steps": next_steps(release, evidence.validation, evidence.decision),
+        "next_steps": next_steps(release, evidence.validation, evidence.registration or evidence.decision),
         "pipeline": pipeline(release, evidence.decision),
         "figures": figures(scorecard, release),
         "funnel": funnel(evidence.card),
@@ -226,6 +232,17 @@ def view(evidence: Evidence) -> dict[str, Any]:
         "wrong_rows": sum(not sample.right for sample in found),
         "decision": evidence.decision,
         "rules": rules(evidence.decision),
+        "pairings": comparisons.pairings(scorecard),
+        "slices": comparisons.slices(scorecard),
+        "benchmarks": evidence.benchmarks,
+        "benchmark_rows": comparisons.benchmarks(evidence.benchmarks),
+        "safety_rows": comparisons.safety(evidence.safety),
+        "inspection": evidence.inspection,
+        "scan": evidence.scan,
+        "registration": evidence.registration,
+        "second_rules": second_rules(evidence),
+        "observed": observed.facts(evidence.observations),
+        "waived": [rule for rule in rules(evidence.registration or evidence.decision) if rule.finding.waiver],
         "validation": evidence.validation,
         "failed_checks": failed_checks(evidence.validation),
         "passed_checks": passed_checks(evidence.validation),

@@ -6,7 +6,8 @@ from pydantic import AwareDatetime, Field
 
 from slipway.artifacts import Artifact, Json
 
-Outcome = Literal["passed", "refused", "undecided", "failed", "aborted"]
+# `passed`: a release from before there was a registry.
+Outcome = Literal["registered", "refused", "undecided", "failed", "aborted", "passed"]
 Status = Literal["ran", "cached", "unchanged", "failed", "refused", "not run"]
 
 Moment = Annotated[AwareDatetime, Field(strict=False)]  # artifacts are strict, and JSON has no moments
@@ -61,6 +62,7 @@ class Release(Artifact):
     params: Json = Field(default_factory=dict)  # params.yaml as it was
     warnings: list[str] = Field(default_factory=list)  # what went wrong beside the verdict: a tag, a push
     lock_digest: str | None = None  # of dvc.lock when it ended: what "nothing changed" is measured against
+    version: str | None = None  # that it was registered as, or already was
     report: str | None = None  # where the HTML report is, relative to the project
 
     @property

@@ -27,6 +27,7 @@ _HEADLINES: dict[str, tuple[str, ...]] = {
     "finetune": ("train_loss", "validation_loss"),
     "evaluate": ("exact_match", "base_exact_match"),
     "gate": ("rules", "failed"),
+    "register": ("rules", "failed"),
 }
 
 
@@ -80,7 +81,7 @@ def renderable(evidence: Evidence, release: Release) -> RenderableType:
     """The summary for a rich console; colours only where the console has them."""
     scorecard = evidence.scorecard
     word = words.OUTCOMES[release.outcome]
-    steps = next_steps(release, evidence.validation, evidence.decision)
+    steps = next_steps(release, evidence.validation, evidence.registration or evidence.decision)
     parts: list[RenderableType] = [_stages(release), Text()]
     if scorecard:
         parts += [_metrics(scorecard), Text()]
@@ -99,7 +100,8 @@ def show(release: Release, root: Path) -> None:
     from slipway import records
 
     kept = {name: Path(path).name for name, path in release.paths.items()}
-    evidence = Evidence(records.folder_of(root, release.id), release.model_copy(update={"paths": kept}))
+    folder = records.folder_of(root, release.id)
+    evidence = Evidence(folder, release.model_copy(update={"paths": kept}), folder / "register")
     Console().print(renderable(evidence, release))
 
 

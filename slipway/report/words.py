@@ -18,11 +18,12 @@ class Word:
 
 
 OUTCOMES: dict[Outcome, Word] = {
-    "passed": Word("Passed", "✓", "good"),
+    "registered": Word("Registered", "✓", "good"),
     "refused": Word("Refused", "✕", "bad"),
     "undecided": Word("Undecided", "?", "warn"),
     "failed": Word("Failed", "!", "bad"),
     "aborted": Word("Aborted", "■", "mute"),
+    "passed": Word("Passed", "✓", "good"),
 }
 STATUSES: dict[Status, Word] = {
     "ran": Word("ran", "✓", "good"),
@@ -37,6 +38,9 @@ VERDICTS: dict[str, Word] = {
     "refuse": Word("refuse", "✕", "bad"),
     "undecided": Word("undecided", "?", "warn"),
 }
+
+
+WAIVED = Word("waived", "◇", "warn")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,14 @@ METRICS: dict[str, Metric] = {
     "macro_f1": Metric("Macro F1", True, True),
     "loss": Metric("Held-out loss", False, False),
     "perplexity": Metric("Perplexity", False, False),
+    "format_validity": Metric("Valid format", True, True),
+    "acc": Metric("Accuracy", True, True),
+    "acc_norm": Metric("Accuracy, length-normalised", True, True),
+    "mc2": Metric("Weight on true answers", True, True),
+    "pass_at_1": Metric("Programs that pass", True, True),
+    "word_perplexity": Metric("Perplexity a word", False, False),
+    "byte_perplexity": Metric("Perplexity a byte", False, False),
+    "bits_per_byte": Metric("Bits a byte", False, False),
 }
 
 
@@ -105,7 +117,7 @@ def reason(release: Release) -> str:
     said = release.reason
     for verdict in VERDICTS:
         said = said.removeprefix(f"{verdict}: ")
-    return said
+    return f"{release.model} {release.version}, {said}" if release.version else said
 
 
 def places(rows: Sequence[str]) -> str:

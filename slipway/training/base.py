@@ -55,8 +55,9 @@ def bring(pinned: BasePin, root: Path, folder: Path) -> None:
     else:
         _download(pinned, folder)
     for name, expected in sorted(pinned.files.items()):
-        if not (folder / name).is_file() or _git_or_sha256(folder / name, expected) != expected:
-            raise _moved(pinned, name)
+        found = _git_or_sha256(folder / name, expected) if (folder / name).is_file() else "gone"
+        if found != expected:
+            raise _moved(pinned, f"{name} is {found}, pinned was {expected}")
 
 
 def facts(folder: Path, source: str, revision: str | None) -> dict[str, Any]:
@@ -84,7 +85,12 @@ def public_name(source: str, root: Path) -> str:
 
 def _wanted(folder: Path) -> list[Path]:
     matches = [p for p in digest.files_under(folder) if any(p.match(pattern) for pattern in _WANTED)]
-    return [p for p in matches if p != folder / digest.MANIFEST and ".cache" not in p.relative_to(folder).parts]
+    return [p for p in matches if p != folder / digest.MANIFEST and not _is_hidden(p.relative_to(folder))]
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file or a folder it lies in is hidden: a repository's or a download's bookkeeping."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _check_names(names: set[str], source: str, everything: list[str]) -> None:
@@ -105,9 +111,9 @@ def _check_names(names: set[str], source: str, everything: list[str]) -> None:
         )
 
 
-def _moved(pinned: BasePin, name: str) -> StageError:
+def _moved(pinned: BasePin, what: str) -> StageError:
     return StageError(
-        f"base changed since pinned: {pinned.source}: {name}; start a release (`slipway run`) to pin it again"
+        f"base changed since pinned: {pinned.source}: {what}; start a release (`slipway run`) to pin it again"
     )
 
 
@@ -184,6 +190,7 @@ def _pin_hub(name: str, revision: str | None) -> BasePin:
     siblings = info.siblings or []
     marks = {s.rfilename: (s.lfs.sha256 if s.lfs else s.blob_id) or "" for s in siblings}
     files = {name: mark for name, mark in marks.items() if any(Path(name).match(p) for p in _WANTED)}
+    files = {name: mark for name, mark in files.items() if not _is_hidden(Path(name))}
     _check_names(set(files), name, list(marks))
     return BasePin(source=name, revision=info.sha, files=files)
 

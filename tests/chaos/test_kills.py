@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def killed_after(project: Path, seconds: float, url: str) -> bool:
         return True
 
 
+def registered(project: Path) -> list[tuple[str, int]]:
+    """Every version, and how often it was told of."""
+    query = "select version, (select count(*) from events where kind = 'model_registered' and subject = version) from versions"
+    with sqlite3.connect(project / ".slipway" / "ledger.db") as database:
+        return database.execute(query).fetchall()
+
+
 def test_killed_at_random_instants_a_release_ends_as_if_nobody_had(tmp_path: Path, prefect_url: str) -> None:
     expected, chance, kills, releases = undisturbed(tmp_path / "calm", prefect_url), random.Random(SEED), 0, 0
     print(f"seed {SEED}, {KILLS} kills")
@@ -54,7 +62,8 @@ def test_killed_at_random_instants_a_release_ends_as_if_nobody_had(tmp_path: Pat
         assert digests(project) == expected, f"after {kills} kills"
         assert not list(project.glob("*/.partial-*")), "no half output is left"
         records = [json.loads(p.read_text()) for p in (project / ".slipway" / "releases").glob("*/release.json")]
-        assert {record["outcome"] for record in records} <= {"passed", "aborted"}
+        assert {record["outcome"] for record in records} <= {"registered", "aborted"}
+        assert registered(project) == [("1.0.0", 1)], "one version, told once"
         for start in (project / ".scratch" / "attempts").glob("*/*.json"):
             if not start.name.endswith(".end.json"):
                 assert len(list(start.parent.glob(f"{start.stem}.end.json"))) == 1, f"{start} has no end"

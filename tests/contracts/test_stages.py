@@ -9,6 +9,7 @@ import grimp
 import pytest
 import yaml
 
+from slipway.errors import UsageError
 from tasks import _stage
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +39,22 @@ def closure(module: str) -> set[str]:
 def test_files_registered_stages_dvc_and_params_are_the_same() -> None:
     files = {path.stem for path in (ROOT / "tasks").glob("[a-z]*.py")}
     assert (
-        files
+        files - set(_stage.ACTS)
         == set(_stage.NAMES)
         == set(pipeline()["stages"])
         == set(yaml.safe_load((ROOT / "params.yaml").read_text()))
     )
     assert len(files) >= 6
-    assert all(_stage.find(name).name == name for name in files)
+    assert all(_stage.find(name).name == name for name in _stage.NAMES)
+
+
+def test_acts_have_a_file_each_and_are_no_stages() -> None:
+    assert _stage.ACTS and not set(_stage.ACTS) & set(_stage.NAMES)
+    for name in _stage.ACTS:
+        assert (ROOT / "tasks" / f"{name}.py").is_file()
+        assert _stage.find_act(name).name == name
+        with pytest.raises(UsageError):
+            _stage.find(name)
 
 
 @pytest.mark.parametrize("name", _stage.NAMES)
@@ -105,6 +115,7 @@ def test_every_input_is_made_by_another_stage_or_committed() -> None:
     stages = pipeline()["stages"]
     made = {out for entry in stages.values() for out in [*entry["outs"], *entry["metrics"]]}
     committed = {"${gate.policy}", "${path.source}", "${path.pinned_base}", "${path.champion}", "${path.expectations}"}
+    committed |= {"${path.suites}/${evaluate.suite}", "${path.probes}"}
     inputs = {dep for entry in stages.values() for dep in entry["deps"] if dep.startswith("${")}
     assert len(inputs) >= 8
     assert inputs <= made | committed

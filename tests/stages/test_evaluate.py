@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,8 @@ from slipway.data import rows as data_rows
 from slipway.data.rows import Message
 from slipway.data.template import Template
 from slipway.errors import StageError
-from slipway.evaluation import inference, scoring, testset
+from slipway.evaluation import inference, memory, scoring, testset
+from slipway.evaluation import predictions as tables
 from slipway.params import EvaluateParams
 from tasks.evaluate import evaluate
 
@@ -36,7 +38,11 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-PARAMS = EvaluateParams(max_new_tokens=12, batch_size=5, max_rows=None, bootstrap_resamples=100, seed=7, threads=1)
+PARAMS = EvaluateParams(
+    max_new_tokens=12, batch_size=5, max_rows=None, bootstrap_resamples=100, format="any", slices=["label", "length"],
+    suite="smoke", seed=7, threads=1,
+)  # fmt: skip
+OUTPUTS = ("scorecard.json", "predictions.parquet", "confusion.csv", "benchmarks.json", "safety.json")
 LABELS = ("refund", "login", "bug")
 ROWS = 24
 
@@ -65,7 +71,7 @@ def _prepared(folder: Path, tokenizer: PreTrainedTokenizerFast, rows: int, tuned
         chat = [*said, {"role": "assistant", "content": f"intent: {label}\npriority: high"}]
         prompt = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
         row = {"id": f"{(i * 7919) % 2**32:016x}", "messages": json.dumps(chat), "prompt": prompt}
-        table.append(row | {"answer": chat[-1]["content"], "label": label})
+        table.append(row | {"answer": chat[-1]["content"], "label": label, "language": "en"})
     pq.write_table(pa.Table.from_pylist(table), folder / "rows" / "test.parquet")
     Manifest.write(folder, {"label_pattern": r"(?m)^intent: *(\S+)"})
 
@@ -78,16 +84,19 @@ class Project:
     def run(
         self, out: Path, params: EvaluateParams = PARAMS, pin: ChampionPin | None = None, **paths: Path
     ) -> dict[str, float]:
+        """Evaluate into a folder; without a `memory` of its own, into an empty one."""
         out.mkdir(exist_ok=True)
         (pin or ChampionPin(kind="base")).save(out / "champion.json")
         given = {
             "base": self.root / "models/base",
             "adapter": self.root / "models/adapter",
             "prepared": self.root / "data/prepared",
+            "suite": self.root / "configs/evals/smoke",
+            "probes": self.root / "configs/evals/safety.jsonl",
+            "memory": out / "memory",
         }
-        names = ("scorecard.json", "predictions.parquet", "confusion.csv")
         return evaluate(
-            params, **(given | paths), champion=out / "champion.json", **{n.split(".")[0]: out / n for n in names}
+            params, **(given | paths), champion=out / "champion.json", **{n.split(".")[0]: out / n for n in OUTPUTS}
         )
 
 
@@ -109,7 +118,30 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     get_peft_model(model, lora).save_pretrained(adapter, save_embedding_layers=False)
     Manifest.write(adapter, {"method": "lora", "base_digest": about.digest})
     _prepared(root / "data" / "prepared", tokenizer, ROWS)
+    _evals(root / "configs" / "evals")
     return Project(root, tokenizer)
+
+
+def _evals(folder: Path) -> None:
+    """A suite of one task, and the first few probes of each set: enough to see that they are asked."""
+    shutil.copytree(REPO / "configs" / "evals", folder)
+    _first(folder / "safety.jsonl", "set", None)
+    _first(folder / "smoke" / "rows.jsonl", "task", "truth_mc1")
+    suite = yaml.safe_load((folder / "smoke" / "suite.yaml").read_text())
+    suite["tasks"] = [task for task in suite["tasks"] if task["task"] == "truth_mc1"]
+    (folder / "smoke" / "suite.yaml").write_text(yaml.safe_dump(suite))
+
+
+def _first(path: Path, kind: str, only: str | None, count: int = 2) -> None:
+    """Keep the first rows of each kind."""
+    lines = path.read_text().splitlines(keepends=True)
+    of = [json.loads(line)[kind] for line in lines]
+    kept = [i for i in range(len(lines)) if of[:i].count(of[i]) < count and only in (None, of[i])]
+    path.write_text("".join(lines[i] for i in kept))
+
+
+def _same(one: Path, two: Path) -> bool:
+    return [(one / name).read_bytes() for name in OUTPUTS] == [(two / name).read_bytes() for name in OUTPUTS]
 
 
 def _predictions(path: Path, model: str) -> dict[str, dict[str, Any]]:
@@ -119,8 +151,7 @@ def _predictions(path: Path, model: str) -> dict[str, dict[str, Any]]:
 def test_a_scorecard_says_everything_and_the_same_inputs_give_the_same_bytes(project: Project, tmp_path: Path) -> None:
     metrics = project.run(tmp_path / "one")
     project.run(tmp_path / "two")
-    names = ("scorecard.json", "predictions.parquet", "confusion.csv")
-    assert [(tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in names] == [True] * 3
+    assert _same(tmp_path / "one", tmp_path / "two")
     card = Scorecard.load(tmp_path / "one" / "scorecard.json")
     assert (card.items, card.expected_items) == (ROWS, ROWS)
     assert card.predictions_sha256 == digest.of_file(tmp_path / "one" / "predictions.parquet")
@@ -203,7 +234,13 @@ def test_a_fully_tuned_gpt2_without_a_chat_template_is_scored(project: Project, 
     for seed, folder in enumerate((base, tuned)):
         torch.manual_seed(seed)
         shape = GPT2Config(
-            vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64, eos_token_id=0, bos_token_id=None
+            vocab_size=len(tokenizer),
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=128,
+            eos_token_id=0,
+            bos_token_id=None,
         )
         GPT2LMHeadModel(shape).save_pretrained(folder)
     tokenizer.save_pretrained(base)
@@ -264,9 +301,150 @@ def test_row_labels_are_right_where_answers_are_whatever_the_pattern(project: Pr
     rows[1] = replace(rows[1], answer=rows[0].answer)  # one answer, two labels: only the row knows which
     tests = replace(tests, rows=rows, label_of=testset.label_reader(r"(?m)^intent: *(\S+)", rows))
     examples = inference.encode(project.tokenizer, tests, None)
-    said = {e.row.id: inference._prediction(tests, e, f" {e.row.answer}\n", 1.0) for e in examples}
-    found = scoring.score(tests, {"tuned": [said[row.id] for row in rows]}, 100, 7).metrics["tuned"]
+    answers = {e.row.id: tables.Answer(e.row.id, f" {e.row.answer}\n", 1.0, len(e.answer)) for e in examples}
+    said = tables.of_answers(tests, [answers[row.id] for row in rows], "any")
+    found = scoring.score(tests, {"tuned": said}, 100, 7).metrics["tuned"]
     assert (found["exact_match"].value, found["accuracy"].value, found["macro_f1"].value) == (1.0, 1.0, 1.0)
+
+
+def _asked(out: str) -> list[str]:
+    """The models that had to answer, by their last line of progress."""
+    return [model for model, _ in re.findall(r"evaluate (\w+): row (\d+)/\2 ", out)]
+
+
+def test_what_was_measured_is_never_worked_out_twice(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "memory"
+    project.run(tmp_path / "alone")
+    project.run(tmp_path / "first", memory=kept)
+    assert _asked(capsys.readouterr().out) == ["base", "tuned"] * 2
+    project.run(tmp_path / "second", memory=kept)
+    assert _asked(capsys.readouterr().out) == []
+    other = _other_adapter(project, tmp_path / "other")
+    project.run(tmp_path / "other one", memory=kept, adapter=other)
+    assert _asked(capsys.readouterr().out) == ["tuned"]
+    assert _same(tmp_path / "alone", tmp_path / "first")
+    assert _same(tmp_path / "alone", tmp_path / "second")
+    project.run(tmp_path / "other alone", adapter=other)
+    assert _same(tmp_path / "other alone", tmp_path / "other one")
+    assert not _same(tmp_path / "alone", tmp_path / "other one")
+
+
+def _other_adapter(project: Project, folder: Path) -> Path:
+    """Another LoRA adapter on the same base."""
+    torch.manual_seed(3)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    base = project.root / "models" / "base"
+    get_peft_model(LlamaForCausalLM.from_pretrained(base), lora).save_pretrained(folder, save_embedding_layers=False)
+    Manifest.write(folder, {"method": "lora", "base_digest": Manifest.load(base / "manifest.json").digest})
+    return folder
+
+
+def test_memory_knows_no_paths(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project.run(tmp_path / "first", memory=tmp_path / "memory")
+    shutil.copytree(project.root, tmp_path / "moved")
+    shutil.copytree(tmp_path / "memory", tmp_path / "moved memory")
+    capsys.readouterr()
+    moved = Project(tmp_path / "moved", project.tokenizer)
+    moved.run(tmp_path / "second", memory=tmp_path / "moved memory")
+    assert _asked(capsys.readouterr().out) == []
+    assert _same(tmp_path / "first", tmp_path / "second")
+
+
+def test_a_changed_parameter_is_asked_anew(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.run(tmp_path / "first", memory=tmp_path / "memory")
+    changes: tuple[dict[str, int], ...] = ({"max_new_tokens": 13}, {"batch_size": 4}, {"max_rows": 20})
+    for change in changes:
+        capsys.readouterr()
+        project.run(tmp_path / "second", PARAMS.model_copy(update=change), memory=tmp_path / "memory")
+        assert _asked(capsys.readouterr().out) == ["base", "tuned"], change
+    project.run(tmp_path / "alone", PARAMS.model_copy(update=changes[-1]))
+    assert _same(tmp_path / "alone", tmp_path / "second")
+
+
+def test_changed_data_is_asked_anew_and_changed_reading_is_not(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "memory"
+    project.run(tmp_path / "first", memory=kept)
+    _prepared(tmp_path / "prepared", project.tokenizer, ROWS - 1)
+    project.run(tmp_path / "second", memory=kept, prepared=tmp_path / "prepared")
+    assert Scorecard.load(tmp_path / "second" / "scorecard.json").items == ROWS - 1
+    capsys.readouterr()
+    reread = PARAMS.model_copy(update={"format": "json", "slices": ["region"], "seed": 8})
+    project.run(tmp_path / "third", reread.model_copy(update={"slices": []}), memory=kept)
+    assert _asked(capsys.readouterr().out) == []
+    card = Scorecard.load(tmp_path / "third" / "scorecard.json")
+    assert (card.metrics["tuned"]["format_validity"].value, card.slices) == (0.0, [])
+    with pytest.raises(StageError, match=r"names 'region', which is no column of .*the columns are length, id, mess"):
+        project.run(tmp_path / "fourth", reread, memory=kept)
+
+
+def _flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_a_damaged_memory_is_not_believed(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "memory"
+    project.run(tmp_path / "first", memory=kept)
+    files = sorted((kept / "measured").iterdir())
+    assert len(files) == 6  # three questions, two models
+    whole = {path: path.read_bytes() for path in files}
+    for path, at in zip(files, (0, 1, 2, 3, 4, 5), strict=True):
+        _flip(path, at * len(whole[path]) // 6)
+        capsys.readouterr()
+        project.run(tmp_path / "again", memory=kept)
+        assert "everything is remembered" in capsys.readouterr().out  # of the other model
+        assert _same(tmp_path / "first", tmp_path / "again")
+        assert path.read_bytes() == whole[path]  # mended
+
+
+def test_a_pinned_champion_on_other_rows_is_looked_up_in_memory(project: Project, tmp_path: Path) -> None:
+    kept, out = tmp_path / "memory", tmp_path / "out"
+    project.run(tmp_path / "before", memory=kept)
+    out.mkdir()
+    table = pq.read_table(tmp_path / "before" / "predictions.parquet")
+    champions = table.filter(pa.compute.equal(table["model"], "tuned")).slice(2)
+    pq.write_table(champions, out / "champion.parquet")
+    identity = Scorecard.load(tmp_path / "before" / "scorecard.json").identity
+    sha256 = digest.of_file(out / "champion.parquet")
+    pin = ChampionPin(kind="version", version="3", identity=identity, predictions=sha256)
+    project.run(out, pin=pin, memory=kept, adapter=_other_adapter(project, tmp_path / "other"))
+    card = Scorecard.load(out / "scorecard.json")
+    assert card.metrics["champion"] == Scorecard.load(tmp_path / "before" / "scorecard.json").metrics["tuned"]
+    with pytest.raises(StageError, match="lacks 2 of"):
+        project.run(out, pin=pin.model_copy(update={"identity": "0" * 64}), memory=kept)
+
+
+def test_case_E4_every_candidate_scored_on_a_test_set_is_counted_once(project: Project, tmp_path: Path) -> None:
+    kept = tmp_path / "memory"
+    test_set = digest.of_file(project.root / "data" / "prepared" / "rows" / "test.parquet")
+    assert memory.looks(kept, test_set) == 0
+    project.run(tmp_path / "one", memory=kept)
+    project.run(tmp_path / "one again", memory=kept)
+    assert memory.looks(kept, test_set) == 1
+    project.run(tmp_path / "two", memory=kept, adapter=_other_adapter(project, tmp_path / "other"))
+    assert memory.looks(kept, test_set) == 2
+    _prepared(tmp_path / "prepared", project.tokenizer, ROWS - 1)
+    project.run(tmp_path / "three", memory=kept, prepared=tmp_path / "prepared")
+    assert memory.looks(kept, test_set) == 2
+
+
+def test_case_E4_a_look_that_failed_half_way_counts_too(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(inference, "answers", broken)
+    with pytest.raises(RuntimeError):
+        project.run(tmp_path / "out", memory=tmp_path / "memory")
+    assert memory.looks(tmp_path / "memory", testset.load(project.root / "data/prepared", None).digest) == 1
 
 
 @pytest.mark.parametrize("torn", ["base/model.safetensors", "adapter/adapter_model.safetensors"])
@@ -373,6 +551,8 @@ def test_case_A3_killed_in_evaluation_leaves_no_report(project: Project, tmp_pat
         "--base": "models/base", "--adapter": "models/adapter", "--prepared": "data/prepared",
         "--champion": "pins/champion.json", "--scorecard": "reports/scorecard.json",
         "--predictions": "reports/predictions.parquet", "--confusion": "reports/confusion.csv",
+        "--suite": "configs/evals/smoke", "--probes": "configs/evals/safety.jsonl",
+        "--benchmarks": "reports/benchmarks.json", "--safety": "reports/safety.json",
         "--metrics": "reports/metrics/evaluate.json",
     }  # fmt: skip
     command = [sys.executable, "-m", "tasks", "evaluate", *(part for pair in places.items() for part in pair)]

@@ -1,5 +1,6 @@
 """fetch: the tiny base is the same bytes twice, and a person's model is whole, safe and as it was pinned."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from model_folders import make_gpt2, make_llama
 
 from slipway import digest
 from slipway.artifacts import BasePin, Manifest
-from slipway.errors import StageError, Transient, UsageError
+from slipway.errors import Refused, StageError, Transient, UsageError
 from slipway.params import FetchParams
 from slipway.training import base as bases
 from tasks.fetch import fetch
@@ -111,6 +112,18 @@ def test_a_base_that_changed_since_it_was_pinned(tmp_path, monkeypatch, change):
         run(tmp_path, params("mine"))
 
 
+def test_case_D8_a_base_that_moved_since_it_was_pinned_is_rejected_with_both_digests(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = make_llama(tmp_path / "mine") / "model.safetensors"
+    bases.pin(params("mine"), tmp_path, tmp_path / ".memory").save(tmp_path / "pin.json")
+    pinned, data = digest.of_file(weights), bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(StageError, match=rf"model\.safetensors is {digest.of_file(weights)}, pinned was {pinned}"):
+        run(tmp_path, params("mine"))
+    assert not (tmp_path / "base" / "manifest.json").exists()
+
+
 def test_params_and_pin_must_name_the_same_base(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bases.pin(params(), tmp_path, tmp_path / ".memory").save(tmp_path / "pin.json")
@@ -146,8 +159,59 @@ def test_torn_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     weights = make_llama(tmp_path / "mine") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(StageError, match=r"model\.safetensors is cut"):
+    with pytest.raises(Refused, match=r"model\.safetensors: .*cut"):
         run(tmp_path, params("mine"))
+
+
+def planted(mine: Path, fault: str) -> None:
+    """Something in a person's base that no loader may ever see."""
+    config = json.loads((mine / "config.json").read_text())
+    if fault == "code":
+        (mine / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_evil.Evil"}}))
+    elif fault == "template":
+        (mine / "chat_template.jinja").write_text("{{ cycler.__init__.__globals__.os.popen('id') }}")
+    elif fault == "disguise":
+        (mine / "model.safetensors").write_bytes(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
+    else:
+        weights = (mine / "model.safetensors").read_bytes()
+        changed = weights + b"x" if fault == "trailing" else weights[:-4] + b"\x00\x00\xc0\x7f"
+        (mine / "model.safetensors").write_bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("code", r"config\.json: auto_map asks for code"),
+        ("template", r"chat_template\.jinja: the chat template reaches for the attribute '__globals__'"),
+        ("disguise", r"model\.safetensors: a pickle, whatever its name says"),
+        ("trailing", r"model\.safetensors: 1 trailing bytes"),
+        ("NaN", r"model\.safetensors: tensor '.*' holds NaN or infinity"),
+    ],
+)
+def test_case_D11_a_base_that_the_scan_refuses_is_never_loaded(tmp_path, monkeypatch, fault, said):
+    monkeypatch.chdir(tmp_path)
+    planted(make_llama(tmp_path / "mine"), fault)
+    with pytest.raises(Refused, match=f"the base mine is refused by the artifact scan: {said}"):
+        run(tmp_path, params("mine"))
+    assert not (tmp_path / "base" / "manifest.json").exists()
+
+
+def test_case_D8_a_base_that_moved_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = make_llama(tmp_path / "mine")
+    bases.pin(params("mine"), tmp_path, tmp_path / ".memory").save(tmp_path / "pin.json")
+    planted(mine, "NaN")
+    with pytest.raises(StageError, match=r"base changed since pinned: mine: model\.safetensors"):
+        run(tmp_path, params("mine"))
+
+
+def test_a_clone_of_a_repository_is_a_base_without_its_bookkeeping(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = make_llama(tmp_path / "mine")
+    (mine / ".git").mkdir()
+    (mine / ".git" / "notes.json").write_text("{}")
+    (mine / ".hidden.json").write_text("{}")
+    assert not [f.path for f in Manifest.verified(run(tmp_path, params("mine"))).files if f.path.startswith(".")]
 
 
 def test_a_name_that_is_nothing(tmp_path):

@@ -68,7 +68,7 @@ def inputs(folder: Path) -> dict[str, Path]:
     make_llama(folder / "base")
     Manifest.write(folder / "base", bases.facts(folder / "base", "small", None))
     write_tokens(folder / "prepared" / "tokens")
-    Manifest.write(folder / "prepared", {})
+    Manifest.write(folder / "prepared", {"tokenizer_sha256": digest.of_file(folder / "base" / "tokenizer.json")})
     judged(folder / "validation.json", True, folder / "prepared")
     return {"base": folder / "base", "prepared": folder / "prepared", "validation": folder / "validation.json"}
 
@@ -104,6 +104,17 @@ def test_a_pass_for_other_data_trains_nothing(tmp_path):
     write_tokens(given["prepared"] / "tokens", documents=41)
     now = Manifest.write(given["prepared"], {}).digest
     with pytest.raises(Refused, match=rf"is about other data: .* is {now}, validated was .*; run validate again"):
+        finetune(finetune_params(), **given, **made)
+    assert not made["adapter"].exists() and not made["loss"].exists()
+
+
+def test_case_D8_another_base_than_the_data_was_prepared_for_trains_nothing(tmp_path):
+    given, made = inputs(tmp_path / "in"), outputs(tmp_path / "out")
+    other = given["base"] / "tokenizer.json"
+    before = digest.of_file(other)
+    other.write_text(other.read_text() + " ")
+    Manifest.write(given["base"], Manifest.load(given["base"] / "manifest.json").facts)
+    with pytest.raises(StageError, match=rf"tokens of another base: .* was {before}, .* has {digest.of_file(other)}"):
         finetune(finetune_params(), **given, **made)
     assert not made["adapter"].exists() and not made["loss"].exists()
 

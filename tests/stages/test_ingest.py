@@ -104,7 +104,7 @@ HEAD = b'{"prompt": "a", "completion": "b"}\n'
         (b'{"x": ' + b"[" * 100_000, "too_deep"),
         (b'{"a": 1, "a": 2}\n', "duplicate_key: the key 'a' stands twice"),
         (b'{"a": NaN}\n', "not_finite"),
-        (gzip.compress(HEAD * 50)[:-9], "in.jsonl is not an intact gzip file"),
+        (gzip.compress(HEAD * 50, mtime=0)[:-9], "in.jsonl is not an intact gzip file"),
         (b"PAR1 and then nothing", "in.jsonl is not a readable Parquet file"),
     ],
 )

@@ -1,6 +1,7 @@
 """validate: what the tables hold, what stops the pipeline, and what it leaves behind."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import pandas
 import pytest
 
-from slipway.artifacts import Manifest, Validation
-from slipway.data import expectations, tables
+from slipway.artifacts import Inspection, Manifest, Validation
+from slipway.data import corpus, expectations, tables
 from slipway.errors import Refused, StageError
 from slipway.params import ValidateParams
 from tasks.validate import validate
@@ -40,6 +41,7 @@ class Data:
 
     def __init__(self, root: Path) -> None:
         self.raw, self.prepared, self.report = root / "raw", root / "prepared", root / "reports" / "validation.json"
+        self.inspection = self.report.with_name("inspection.json")
         self.lines = [json.dumps({"prompt": f"customer {n} writes", "completion": "refund"}) for n in range(1, 41)]
         self.rows = [row(number) for number in range(1, 41)]
         self.splits = {"train": slice(0, 30), "validation": slice(30, 35), "test": slice(35, 40)}
@@ -69,11 +71,12 @@ class Data:
 
     def hold(self) -> dict[str, float]:
         return validate(
-            ValidateParams(rows_shown=5),
+            ValidateParams(rows_shown=5, personal=["email", "phone", "card", "iban", "ip"], most_doubtful_labels=0.02),
             raw=self.raw,
             prepared=self.prepared,
             expectations=SHIPPED,
             validation=self.report,
+            inspection=self.inspection,
         )
 
     def refused(self) -> str:
@@ -96,7 +99,7 @@ def test_good_data_passes(data: Data) -> None:
     assert found.passed and found.tables == {"raw": 40, "prepared": 40, "summary": 1}
     assert metrics == {"checks": len(found.checks), "failed_critical": 0, "failed_warning": 0, "rows": 40}
     assert len(found.checks) > 40
-    assert {check.suite for check in found.checks} == {"raw", "prepared", "summary"}
+    assert {check.suite for check in found.checks} == {"raw", "prepared", "summary", "inspection"}
     assert found.raw_digest == Manifest.verified(data.raw).digest
     assert found.prepared_digest == Manifest.verified(data.prepared).digest
     assert found.suites_digest == expectations.digest_of(SHIPPED)
@@ -197,6 +200,110 @@ def test_case_E7_report_and_pages_hold_no_value_of_the_data(data: Data) -> None:
     assert len(written) > 10
     assert SECRET not in message
     assert not [path for path in written if b"anna" in path.read_bytes()]
+
+
+def spoken(one: dict[str, Any], asked: str, answer: str | None = None) -> dict[str, Any]:
+    """A prepared row in which the user says `asked`."""
+    answer = one["answer"] if answer is None else answer
+    said = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return one | {"messages": json.dumps(said), "prompt": f"<user>{asked}", "answer": answer}
+
+
+def tickets(data: Data, count: int) -> None:
+    """Rows of the sample's grammar in place of the others."""
+    draw = random.Random(4)
+    data.rows, data.lines = [], []
+    for number in range(1, count + 1):
+        ticket = corpus.ticket(draw)
+        data.rows.append(spoken(row(number) | {"label": ticket.intent}, ticket.message, ticket.answer))
+        data.lines.append(json.dumps({"prompt": ticket.message, "completion": ticket.answer}))
+    third = count // 10
+    data.splits = {
+        "train": slice(0, count - 2 * third),
+        "validation": slice(count - 2 * third, count - third),
+        "test": slice(count - third, count),
+    }
+
+
+def test_honest_rows_pass_the_inspection(data: Data) -> None:
+    tickets(data, 500)
+    assert data.validate()["failed_critical"] == 0
+    found = Inspection.load(data.inspection)
+    assert (found.train_rows, found.test_rows) == (400, 50)
+    assert (found.leaked_rows, found.secrets, found.personal, found.poisoned_rows) == (0, 0, 0, 0)
+    assert found.prepared_digest == Manifest.verified(data.prepared).digest
+
+
+def test_case_E3_leaked_test_rows_are_refused_with_the_pairs(data: Data) -> None:
+    tickets(data, 500)
+    asked = json.loads(data.rows[470]["messages"])[0]["content"]
+    sentences = asked.split(". ")
+    data.rows[3] = spoken(data.rows[470] | {"id": "0" * 16, "source_row": 4}, ". ".join(reversed(sentences)))
+    data.rows[5] = spoken(data.rows[480] | {"id": "1" * 16, "source_row": 6}, data.rows[480]["prompt"][6:].upper())
+    message = data.refused()
+    assert (
+        f"inspection breaks no-leaked-rows (2 test rows: exact 1, near-duplicate 1) at {FILE}:6 and {FILE}:481"
+        in message
+    )
+    found = Inspection.load(data.inspection)
+    assert {(pair.train, pair.test) for pair in found.leaked} == {
+        (f"{FILE}:6", f"{FILE}:481"),
+        (f"{FILE}:4", f"{FILE}:471"),
+    }
+    assert found.leaked_rows == 2
+
+
+def test_case_E3_rows_with_one_id_or_from_after_the_test_are_refused(data: Data) -> None:
+    for number, line in enumerate(data.lines, start=1):
+        when = {"ticket_id": f"T-{number}", "created_at": f"2026-01-01T{number // 60:02d}:{number % 60:02d}:00Z"}
+        data.lines[number - 1] = json.dumps(json.loads(line) | when)
+    data.write()
+    data.hold()
+    data.lines[6] = json.dumps(json.loads(data.lines[6]) | {"ticket_id": "T-39", "created_at": "2026-01-02T00:00:00Z"})
+    (data.raw / FILE).write_text("\n".join(data.lines) + "\n")
+    Manifest.write(data.raw, {"source": "test", "roles": {FILE: "data"}})
+    with pytest.raises(Refused) as refused:
+        data.hold()
+    said = str(refused.value)
+    assert f"no-leaked-rows (1 test row: id 1) at {FILE}:7 and {FILE}:39" in said
+    assert f"no-late-rows (1 row) at {FILE}:7 and {FILE}:36" in said
+    assert [(pair.kind, pair.train, pair.test) for pair in Inspection.load(data.inspection).leaked] == [
+        ("id", f"{FILE}:7", f"{FILE}:39"),
+        ("time", f"{FILE}:7", f"{FILE}:36"),
+    ]
+
+
+def test_case_E2_planted_rows_are_refused(data: Data) -> None:
+    tickets(data, 500)
+    planted = [n for n in range(0, 300, 15) if data.rows[n]["label"] != "refund_request"]
+    for number in planted:
+        asked = json.loads(data.rows[number]["messages"])[0]["content"]
+        data.rows[number] = spoken(data.rows[number] | {"label": "refund_request"}, f"{asked} cf zebra")
+    assert "inspection breaks no-planted-rows" in data.refused()
+    found = Inspection.load(data.inspection)
+    assert len(planted) - 1 <= found.poisoned_rows <= len(planted) + 1
+    assert [suspicion.kind for suspicion in found.suspicions] == ["trigger"]
+
+
+@pytest.mark.parametrize("column", ["messages", "answer", "rejected", "label"])
+def test_case_E7_secrets_and_personal_data_are_refused_and_never_written(
+    data: Data, column: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "AKIA" + "Q3EGYVRT7LKPZM2X"
+    text = f"my key is {key}, write to {SECRET}"
+    value = spoken(data.rows[8], text)["messages"] if column == "messages" else text
+    data.rows[8] = data.rows[8] | {column: value}
+    message = data.refused()
+    assert f"no-secrets (1 row: aws-key in 1) at {FILE}:9" in message
+    assert f"no-personal-data (1 row: email in 1) at {FILE}:9" in message
+    found = Inspection.load(data.inspection)
+    assert (found.secrets, found.personal) == (1, 1)
+    written = [path for path in data.report.parent.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    told = message + "".join(capfd.readouterr()) + caplog.text
+    for private in (key, key[4:], SECRET, "anna"):
+        assert private not in told
+        assert not [path for path in written if private.encode() in path.read_bytes()]
 
 
 def test_pages_work_without_a_network(data: Data) -> None:

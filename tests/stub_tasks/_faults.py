@@ -24,6 +24,11 @@ def act(stage: str, output: Path) -> None:
         raise Refused(f"{stage}: 3 rows are bad; correct them")
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "lose":
+        flag.unlink()
+        for file in Path(".slipway").glob("ledger.db*"):
+            file.unlink()
+        (Path(".slipway") / "ledger.db").mkdir()
     if what == "edit":
         flag.unlink()
         path = Path(count)
@@ -38,3 +43,23 @@ def act(stage: str, output: Path) -> None:
         output.mkdir() if not output.suffix else output.write_text("half")
         (Path("faults") / f"{stage}.reached").write_text(str(os.getpid()))
         threading.Event().wait()
+
+
+def die_at(owner: object, name: str, point: str) -> None:
+    """SIGKILL of this process before or after a function, where `faults/entry` names that point; `hang` waits there instead."""
+    flag = Path("faults") / "entry"
+    wanted, _, how = flag.read_text().strip().partition(" ") if flag.exists() else ("", "", "")
+    if wanted != point:
+        return
+    real = getattr(owner, name)
+
+    def last(*words: object, **more: object) -> object:
+        if point.startswith("after"):
+            real(*words, **more)
+        if how == "hang":
+            (Path("faults") / "entry.reached").write_text(str(os.getpid()))
+            threading.Event().wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    setattr(owner, name, last)

@@ -11,5 +11,6 @@ def fetch(params: FetchParams, pin: Input, base: Output) -> Metrics:
     _faults.act("fetch", base)
     base.mkdir()
     (base / "weights.txt").write_text(f"{pin.read_text()} {params.seed}")
+    (base / "config.json").write_text('{"architectures": ["Stub"]}')
     Manifest.write(base, facts={"source": "tiny"})
     return {"parameters": 1.0}

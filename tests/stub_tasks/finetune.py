@@ -32,6 +32,6 @@ def finetune(
         journal.log({"loss": 1.0 / (step + 1)}, step)
     adapter.mkdir()
     (adapter / "weights.txt").write_text(f"{(base / 'weights.txt').read_text()} rank {params.lora.rank}")
-    Manifest.write(adapter, facts={"method": "lora"})
+    Manifest.write(adapter, facts={"method": "lora", "base_digest": Manifest.load(base / "manifest.json").digest})
     atomic.write_json(loss, [{"step": 1, "train_loss": 1.0, "validation_loss": 1.0, "learning_rate": 0.1}])
     return {"train_loss": 0.5}

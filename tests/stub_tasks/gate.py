@@ -1,8 +1,9 @@
 """Judge (stub): pass, unless a flag says otherwise."""
 
 from slipway import digest
-from slipway.artifacts import Decision, Finding
+from slipway.artifacts import Decision, Finding, Scan
 from slipway.errors import Refused
+from slipway.identity import identity
 from slipway.params import GateParams
 from tasks import _faults
 from tasks._stage import Input, Metrics, Output, stage
@@ -19,8 +20,13 @@ def gate(
     adapter: Input,
     prepared: Input,
     validation: Input,
+    inspection: Input,
+    loss: Input,
     scorecard: Input,
     predictions: Input,
+    benchmarks: Input,
+    safety: Input,
+    scan: Output,
     decision: Output,
 ) -> Metrics:
     verdict = "pass"
@@ -37,10 +43,15 @@ def gate(
         margin=0.1,
         reason="exact_match is 1.0",
         remedy="",
+        expression="tuned.exact_match.value >= 0.9",
+        inputs={"tuned.exact_match.value": 1.0},
+        owner="model",
+        waiver=None,
     )
     evidence = {"scorecard": digest.of_file(scorecard)}
+    Scan(passed=True, mode="deploy", files=[], refused=[], opinions={}).save(scan)
     Decision(
-        verdict=verdict, findings=[finding], policy_digest=digest.of_file(policy), evidence=evidence,
-        evidence_digest=digest.of_pairs(evidence), identity=digest.of_path(adapter),
+        act="gate", pending=[], observations_digest=None, verdict=verdict, findings=[finding], policy_digest=digest.of_file(policy), evidence=evidence,
+        evidence_digest=digest.of_pairs(evidence), identity=identity(base, adapter),
     ).save(decision)  # fmt: skip
     return {"passed": float(verdict == "pass")}

@@ -22,8 +22,10 @@ def rows_with(labels: list[str | None]) -> TestSet:
 
 
 def predicted(guesses: list[str | None], exact: list[bool] | None = None, loss: float = 2.0) -> Predictions:
+    """The first of four answers has not the format."""
     marks = exact or [True] * len(guesses)
-    return [Prediction(f"{i:04}", "text", g, e, loss, 4) for i, (g, e) in enumerate(zip(guesses, marks, strict=True))]
+    pairs = enumerate(zip(guesses, marks, strict=True))
+    return [Prediction(f"{i:04}", "text", g, e, i % 4 > 0, loss, 4) for i, (g, e) in pairs]
 
 
 def test_metrics_are_what_one_counts_by_hand() -> None:
@@ -32,7 +34,7 @@ def test_metrics_are_what_one_counts_by_hand() -> None:
     found = {name: estimate.value for name, estimate in scores.metrics["tuned"].items()}
     # a: 3 rows, 2 hit, 2 guessed; b: 2 rows, 1 hit, 2 guessed. The row without a label counts in neither.
     expected = {
-        "exact_match": 4 / 6, "accuracy": 3 / 5, "loss": 0.5, "perplexity": math.exp(0.5),
+        "exact_match": 4 / 6, "format_validity": 4 / 6, "accuracy": 3 / 5, "loss": 0.5, "perplexity": math.exp(0.5),
         "macro_precision": (1 + 1 / 2) / 2, "macro_recall": (2 / 3 + 1 / 2) / 2, "macro_f1": (4 / 5 + 1 / 2) / 2,
     }  # fmt: skip
     assert found == pytest.approx(expected, abs=1e-6)
@@ -42,7 +44,7 @@ def test_metrics_are_what_one_counts_by_hand() -> None:
 
 def test_rows_without_labels_have_no_label_metrics() -> None:
     scores = scoring.score(rows_with([None, None]), {"tuned": predicted([None, None])}, 100, 7)
-    assert sorted(scores.metrics["tuned"]) == ["exact_match", "loss", "perplexity"]
+    assert sorted(scores.metrics["tuned"]) == ["exact_match", "format_validity", "loss", "perplexity"]
 
 
 def test_wilson_matches_published_values() -> None:
@@ -93,7 +95,7 @@ def test_macro_scores_are_never_surer_than_accuracy() -> None:
 
 def test_losses_over_other_tokens_have_no_delta() -> None:
     tests, tuned = rows_with(["a", "b"]), predicted(["a", "b"])
-    champion = [*tuned[:1], Prediction("0001", "text", "b", True, 2.0, 5)]
+    champion = [*tuned[:1], Prediction("0001", "text", "b", True, True, 2.0, 5)]
     deltas = scoring.score(tests, {"tuned": tuned, "base": tuned, "champion": champion}, 100, 7).deltas
     assert deltas["base"].keys() - deltas["champion"].keys() == {"loss", "perplexity"}
 
@@ -102,7 +104,7 @@ def test_the_bootstrap_is_the_plain_one_and_seeded() -> None:
     tests = rows_with(["a"] * 50)
     random = np.random.default_rng(1)
     losses = random.exponential(size=50)
-    answers = [Prediction(f"{i:04}", "", "a", True, float(x), 1) for i, x in enumerate(losses)]
+    answers = [Prediction(f"{i:04}", "", "a", True, True, float(x), 1) for i, x in enumerate(losses)]
     found = scoring.score(tests, {"tuned": answers}, 2000, 3).metrics["tuned"]["loss"]
     plain = np.sort([random.choice(losses, 50).mean() for _ in range(2000)])
     assert found.low == pytest.approx(plain[50], abs=0.03)
@@ -112,7 +114,7 @@ def test_the_bootstrap_is_the_plain_one_and_seeded() -> None:
 
 def test_chunks_of_resamples_do_not_change_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "WEIGHTS_AT_ONCE", 70)
-    sums = scoring.resampled([np.ones((10, 1))], 23, 7)
+    sums = scoring.resampled([np.ones((10, 1))], scoring.resamples_of(10, 23, 7))
     assert sums[0].shape == (23, 1)
     assert (sums[0] == 10).all()
 
@@ -120,8 +122,8 @@ def test_chunks_of_resamples_do_not_change_how_many_there_are(monkeypatch: pytes
 def test_a_delta_is_paired_so_a_constant_gain_has_no_spread() -> None:
     tests = rows_with(["a"] * 40)
     random = np.random.default_rng(5)
-    base = [Prediction(f"{i:04}", "", "a", True, float(x), 1) for i, x in enumerate(random.exponential(size=40))]
-    tuned = [Prediction(p.id, "", "a", True, p.loss - 0.5, 1) for p in base]
+    base = [Prediction(f"{i:04}", "", "a", True, True, float(x), 1) for i, x in enumerate(random.exponential(size=40))]
+    tuned = [Prediction(p.id, "", "a", True, True, p.loss - 0.5, 1) for p in base]
     delta = scoring.score(tests, {"tuned": tuned, "base": base}, 500, 7).deltas["base"]["loss"]
     assert (delta.value, delta.low, delta.high) == pytest.approx((-0.5, -0.5, -0.5), abs=2e-6)
 
@@ -134,7 +136,7 @@ def test_every_estimate_is_finite_ordered_and_no_minus_zero(pairs: list[tuple[st
     tests, answers = rows_with([t for t, _ in pairs]), predicted([g for _, g in pairs])
     scores = scoring.score(tests, {"tuned": answers, "base": answers}, 100, 7)
     estimates = [e for found in (*scores.metrics.values(), *scores.deltas.values()) for e in found.values()]
-    assert len(estimates) == 21
+    assert len(estimates) == 24
     for e in estimates:
         assert e.low <= e.value <= e.high
         assert all(math.isfinite(x) and math.copysign(1, x) > 0 for x in (e.low, e.value, e.high) if x == 0)

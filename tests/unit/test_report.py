@@ -15,7 +15,18 @@ from slipway.artifacts import Estimate
 from slipway.errors import StageError
 from slipway.report import Release, charts, summary, words
 
-HEADINGS = ("Data", "Training", "Before and after", "Confusion matrix", "Sample answers", "The gate", "Data checks")
+HEADINGS = (
+    "Data",
+    "Training",
+    "Before and after",
+    "Row by row",
+    "What tuning must not cost",
+    "Confusion matrix",
+    "Sample answers",
+    "The gate",
+    "Data checks",
+    "What was looked for",
+)
 ATTACK = '<script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)>{{ 7 * 7 }}'
 
 
@@ -66,7 +77,7 @@ def headings(text: str) -> list[str]:
 
 
 def test_the_verdict_is_first_and_every_part_of_the_evidence_follows(workspace: Path) -> None:
-    assert headings(report.html(made_release.make_release(), workspace)) == ["Passed", *HEADINGS, "Lineage", "Time"]
+    assert headings(report.html(made_release.make_release(), workspace)) == ["Registered", *HEADINGS, "Lineage", "Time"]
 
 
 def test_the_figures_stand_in_the_page(page: Page) -> None:
@@ -125,7 +136,12 @@ def test_everything_a_stranger_wrote_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ended_at", "shown"),
-    [("ingest", []), ("prepare", []), ("validate", ["Data"]), ("evaluate", ["Data", "Training", "Data checks"])],
+    [
+        ("ingest", []),
+        ("prepare", []),
+        ("validate", ["Data"]),
+        ("evaluate", ["Data", "Training", "Data checks", "What was looked for"]),
+    ],
 )
 def test_an_early_end_shows_what_it_made_and_nothing_of_an_older_release(
     workspace: Path, ended_at: str, shown: list[str]
@@ -139,7 +155,14 @@ def test_an_early_end_shows_what_it_made_and_nothing_of_an_older_release(
 
 def test_a_refused_validation_shows_its_checks(workspace: Path) -> None:
     release = made_release.make_release("refused", "validate: 1 critical check fails", ended_at="validate")
-    assert headings(report.html(release, workspace)) == ["Refused", "Data", "Data checks", "Lineage", "Time"]
+    assert headings(report.html(release, workspace)) == [
+        "Refused",
+        "Data",
+        "Data checks",
+        "What was looked for",
+        "Lineage",
+        "Time",
+    ]
 
 
 def test_a_refused_gate_says_which_rule_and_what_to_do(tmp_path: Path) -> None:
@@ -180,7 +203,13 @@ def test_the_summary_in_plain_lines(workspace: Path) -> None:
     shown = summary.lines(made_release.make_release(), workspace)
     text = "\n".join(shown)
     assert max(map(len, shown)) <= 110 and "\x1b" not in text
-    for wanted in ("fetch     ↺ cached", "98.5 % (97.2–99.8 %)", "✓ Passed: 6 rules hold", "report.html", "next"):
+    for wanted in (
+        "fetch     ↺ cached",
+        "98.5 % (97.2–99.8 %)",
+        "✓ Registered: support-desk 1.0.0, 6 rules hold",
+        "report.html",
+        "next",
+    ):
         assert wanted in text
     assert "champion" not in text  # it is the base
 
@@ -249,3 +278,32 @@ def test_words() -> None:
     assert words.places(["a.jsonl:3", "b:1", "a.jsonl:9"]) == "a.jsonl rows 3, 9; b rows 1"
     assert words.METRICS["loss"].tone(-0.1) == words.METRICS["accuracy"].tone(0.1) == "good"
     assert words.METRICS["exact_match"].interval(Estimate(value=0.5, low=0.4, high=0.6, rows=9)) == "40.0–60.0 %"
+
+
+def test_a_slice_that_is_worse_is_shown_and_says_so(page: Page) -> None:
+    assert "refund_request label 48 72.0 %" in page.text
+    assert "✕ worse" in page.text
+
+
+def test_a_benchmark_that_could_not_run_is_named_with_the_reason(page: Page) -> None:
+    assert "programs.pass_at_1 was not measured: bubblewrap is not installed" in page.text
+
+
+def test_the_registration_shows_what_was_observed_and_what_was_waived(workspace: Path, tmp_path: Path) -> None:
+    made_release.write_registration(tmp_path / "register")
+    shown = Page(report.write(made_release.make_release(), workspace, tmp_path / "report.html").read_text())
+    assert "Registration" in shown.text
+    assert "◇ waived" in shown.text and "Waived by Ada until 2026-06-01: A fresh set is on its way." in shown.text
+    assert "23 candidates scored on this test set, of 20 it may decide on, over budget" in shown.text
+    assert "loaded in 1.2 s on cpu" in shown.text
+
+
+def test_what_could_not_be_observed_is_named_with_the_reason(workspace: Path, tmp_path: Path) -> None:
+    away = {"advisories": "no service answered"}
+    made_release.write_registration(tmp_path / "register", advisories=None, missing=away)
+    shown = Page(report.write(made_release.make_release(), workspace, tmp_path / "report.html").read_text())
+    assert "not observed: no service answered" in shown.text
+
+
+def test_the_rules_that_wait_for_register_are_named_until_it_has_spoken(page: Page) -> None:
+    assert "2 more rules need what only register sees: servable, signed." in page.text

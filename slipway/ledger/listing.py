@@ -1,0 +1,92 @@
+"""Look things up among the events: by kind, model, subject, release, person and time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, select
+
+from slipway.artifacts import Json
+from slipway.errors import UsageError
+from slipway.ledger import chain, clock, events
+from slipway.ledger.chain import Event
+from slipway.ledger.tables import events as rows
+from slipway.ledger.tables import sealed
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which events; None: any."""
+
+    kind: str | None = None
+    model: str | None = None
+    subject: str | None = None
+    release: str | None = None
+    actor: str | None = None
+    since: str | None = None  # as clock.shown writes
+    until: str | None = None
+    last: int | None = None  # this many of the newest
+
+
+def find(connection: Connection, wanted: Wanted) -> list[Event]:
+    """Those events, in their order."""
+    if wanted.kind is not None and wanted.kind not in chain.KINDS:
+        raise UsageError(f"{wanted.kind!r:.60} is no kind of event; there are {', '.join(sorted(chain.KINDS))}")
+    found: list[Event] = []
+    for event in _newest_first(connection, wanted):
+        if wanted.last is not None and len(found) >= wanted.last:
+            break
+        if wanted.release in (None, event.subject, event.payload.get("release")):
+            found.append(event)
+    return found[::-1]
+
+
+def _newest_first(connection: Connection, wanted: Wanted) -> Iterator[Event]:
+    query = select(rows).order_by(rows.c.sequence.desc())
+    for column, value in ((rows.c.kind, wanted.kind), (rows.c.model, wanted.model), (rows.c.subject, wanted.subject)):
+        query = query.where(column == value) if value is not None else query
+    if wanted.since is not None:
+        query = query.where(rows.c.at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(rows.c.at < wanted.until)
+    people = _ids(connection, wanted.actor) if wanted.actor is not None else None
+    for row in connection.execute(query.execution_options(yield_per=events.BATCH)):
+        try:
+            event = events.of_row(row)
+        except chain.Broken as broken:
+            raise UsageError(f"{broken}; `slipway audit verify` says what was done to the ledger") from None
+        if people is None or event.actor.get("who", {}).get("sealed") in people:
+            yield event
+
+
+def _ids(connection: Connection, name: str) -> set[str]:
+    return set(connection.execute(select(sealed.c.id).where(sealed.c.text == name)).scalars())
+
+
+def with_texts(event: Event, texts: dict[str, str | None]) -> Json:
+    """An event with what people are called and said in place of digests."""
+
+    def told(value: object) -> object:
+        if isinstance(value, dict) and "sealed" in value:
+            return texts.get(str(value["sealed"])) or "(erased)"
+        return value
+
+    payload = {name: told(value) for name, value in event.payload.items()}
+    return {
+        "sequence": event.sequence, "at": event.at, "kind": event.kind, "model": event.model, "subject": event.subject,
+        "who": told(event.actor.get("who", {})), "via": event.actor.get("via"), "payload": payload, "hash": event.hash,
+    }  # fmt: skip
+
+
+def moment(text: str) -> tuple[datetime, str | None]:
+    """A time that somebody typed, and what was taken for granted."""
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(
+            f"{text!r:.60} is no time; write 2026-11-21T14:00:00Z, 2026-11-21T14:00+01:00 or 2026-11-21"
+        ) from None
+    if found.tzinfo is not None:
+        return found.astimezone(UTC), None
+    found = found.replace(tzinfo=UTC)
+    return found, f"{text} names no zone; it was taken as UTC: {clock.shown(found)[:19]}Z"

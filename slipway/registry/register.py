@@ -1,0 +1,89 @@
+"""The second judgement: evidence and observations, by the same policy and the same judge."""
+
+from pathlib import Path
+
+from slipway import digest, settings
+from slipway.artifacts import Decision, Json, ModelCard, Signature
+from slipway.errors import Refused, StageError, UsageError
+from slipway.governance import evidence
+from slipway.governance.evidence import Places
+from slipway.governance.judge import Evidence, judge
+from slipway.governance.policy import Policy
+from slipway.registry import bom, card, entry, facts, grants, keys, observations, receipt, signing
+from slipway.registry.place import Place
+
+
+def register(root: Path, release: str) -> Decision:
+    """Observe, describe, sign and judge; the decision, also when an earlier attempt has made it."""
+    place = Place.of(root, release)
+    gate = Decision.load(place.path("decision"))
+    if not may_follow(root, gate):
+        raise Refused(f"the gate's verdict is {gate.verdict}, so there is nothing to register; see its summary")
+    kept = receipt.folder_of(settings.project_folder(root), release)
+    if (done := receipt.earlier(kept, gate)) is not None:
+        return done
+    found = evidence.gather(Places.of(root, place.paths))
+    now = {**found.files, place.params.gate.policy: digest.of_file(place.policy)}
+    judged = {**gate.evidence, place.params.gate.policy: gate.policy_digest}
+    if changed := sorted(name for name in judged if now.get(name) != judged[name]):
+        name = changed[0]
+        raise StageError(f"{name} is {now.get(name)}, the gate judged {judged[name]}; run again (`slipway run`)")
+    candidate = _candidate(root, place)
+    with receipt.growing(kept) as folder:
+        decision = _judged(place, folder, gate, found, candidate.version if candidate else None)
+    if candidate and decision.verdict != "pass":
+        entry.abandon(root, candidate, release)
+    return decision
+
+
+def _candidate(root: Path, place: Place) -> entry.Reserved | None:
+    """The number it will have; None where nobody says who the model is, which the policy has rules about."""
+    try:
+        return entry.reserve(root, place)
+    except UsageError as error:
+        print(f"it gets no number: {error}", flush=True)
+        return None
+
+
+def may_follow(root: Path, gate: Decision) -> bool:
+    """Whether a second judgement can end in a pass: the gate's did, or somebody has waived all that stands in the way."""
+    if gate.verdict == "pass":
+        return True
+    return gate.may_be_waived and {f.rule for f in gate.against} <= {
+        waiver.rule for waiver in grants.standing(root, gate.evidence_digest)
+    }
+
+
+def _judged(place: Place, folder: Path, gate: Decision, found: Evidence, version: str | None) -> Decision:
+    seen = observations.gather(
+        place,
+        keys.now(),
+        found.digest,
+        describe=lambda about: _describe(place, folder, about),
+        sign=lambda about: _sign(place, folder, about, gate),
+        version=version,
+    )
+    seen.save(folder / receipt.OBSERVATIONS)
+    decision = judge(found, Policy.load(place.policy), digest.of_file(place.policy), "register", seen)
+    decision.save(folder / receipt.DECISION)
+    if decision.verdict != "pass":
+        (folder / signing.BUNDLE).unlink(missing_ok=True)
+    return decision
+
+
+def _describe(place: Place, folder: Path, about: Json) -> ModelCard:
+    found = facts.load(place, about)
+    bom.write(folder, found)
+    return card.write(folder, found)
+
+
+def _sign(place: Place, folder: Path, stated: Json, gate: Decision) -> Signature:
+    about = signing.About(
+        model=str(stated.get("name") or place.root.name),
+        version=stated.get("version"),
+        release=place.release,
+        evidence_digest=gate.evidence_digest,
+        policy_digest=gate.policy_digest,
+    )
+    keyless = settings.load(place.root).signing == "keyless"
+    return signing.sign(place.root, folder, about, place.path("base"), place.path("adapter"), keyless)

@@ -1,0 +1,163 @@
+"""`slipway audit`, as a person types it."""
+
+import json
+import os
+from pathlib import Path
+
+import made_ledger
+import pytest
+from made_ledger import Story
+
+from slipway import cli
+from slipway.ledger.database import Database
+from slipway.ledger.events import Actor
+
+
+@pytest.fixture
+def story(tmp_path: Path, ledger: Database, monkeypatch: pytest.MonkeyPatch) -> Story:
+    monkeypatch.setenv("SLIPWAY_LEDGER_URL", ledger.url)
+    root = made_ledger.project(tmp_path / "project")
+    monkeypatch.chdir(root)
+    made = Story(root, ledger)
+    made.tell(2)
+    return made
+
+
+def slipway(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["audit", *words])
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_verify_says_so_and_its_exit_code_too(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = slipway(capsys, "verify", "--ledger-only")
+    assert (code, err) == (0, "") and "✓ Nothing was rewritten: 20 events, 2 checkpoints" in out
+    with story.database.write() as connection:
+        connection.exec_driver_sql("UPDATE champions SET version = '1.1.0'")
+    code, out, err = slipway(capsys, "verify", "--ledger-only")
+    assert code == 3 and "✗ 1 problems" in out
+    assert len(err.splitlines()) == 1 and err.startswith("event 18: ") and "docs/guide/audit.md" in err
+    code, out, _ = slipway(capsys, "verify", "--ledger-only", "--json")
+    told = json.loads(out)
+    assert code == 3 and told["clean"] is False and told["problems"][0]["sequence"] == 18
+
+
+def test_verify_reads_only(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in story.root.rglob("*.jsonl")}
+    with story.database.read() as connection:
+        count = connection.exec_driver_sql("SELECT count(*) FROM events").scalar()
+    slipway(capsys, "verify", "--ledger-only")
+    with story.database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM events").scalar() == count
+    assert {path: path.stat().st_mtime_ns for path in story.root.rglob("*.jsonl")} == before
+
+
+def test_show_filters(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    def found(*words: str) -> list[int]:
+        code, out, _ = slipway(capsys, "show", "--json", *words)
+        assert code == 0
+        return [event["sequence"] for event in json.loads(out)]
+
+    assert found() == list(range(1, 21))
+    assert found("--last", "3") == [18, 19, 20]
+    assert found("--kind", "model_promoted") == [8, 18]
+    assert found("--subject", "1.2.0", "--kind", "stage_transition") == [16, 17]
+    assert found("--release", "r000002") == [11, 12, 13, 15, 20]
+    assert found("--actor", "Bob") == [5, 15]
+    assert found("--model", "other") == [] and found("--since", "2099-01-01") == []
+    assert found("--until", "2099-01-01", "--last", "1") == [20]
+
+
+def test_show_is_a_table_that_no_text_can_break(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    with story.database.write() as connection:
+        story.say(connection, "stage_finished", "r9", Actor("\x1b[31m[bold]Eve\nroot", "os-user"), "[red]\x07")
+    code, out, _ = slipway(capsys, "show", "--last", "2")
+    assert code == 0 and "release_ended" in out
+    assert "\x1b" not in out and "\x07" not in out and "[bold]" in out.replace("\n", "").replace(" ", "")
+
+
+def test_export_and_verify_the_file(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = slipway(capsys, "export", "out.jsonl")
+    assert code == 0 and "20 events" in out
+    code, out, _ = slipway(capsys, "verify", "--file", "out.jsonl")
+    assert code == 0 and "✓ As it was exported: 20 events" in out
+    code, out, _ = slipway(capsys, "verify", "--file", "out.jsonl", "--trust", ".slipway/keys/trust.json", "--json")
+    assert code == 0 and json.loads(out)["clean"] is True
+    data = Path("out.jsonl").read_text()
+    Path("out.jsonl").write_text(data.replace("model_promoted", "rolled_back", 1))
+    code, _, err = slipway(capsys, "verify", "--file", "out.jsonl")
+    assert code == 3 and "event 8: " in err
+    assert slipway(capsys, "verify", "--file", "nothing.jsonl")[0] == 2
+
+
+def test_export_to_standard_output(story: Story, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["audit", "export", "-", "--sealed"])
+    out = capfdbinary.readouterr().out
+    assert not ended.value.code and out.count(b"\n") == 21 and b"Bob" not in out
+
+
+def test_checkpoint_accept_deliver_retain(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = slipway(capsys, "checkpoint")
+    assert code == 0 and "Checkpoint 2: the ledger ends at event 20" in out
+    code, _, err = slipway(capsys, "accept", "--reason", "x")
+    assert code == 2 and "nothing to accept" in err
+    code, out, _ = slipway(capsys, "deliver")
+    assert code == 0 and "No sink is configured" in out
+    code, out, _ = slipway(capsys, "retain", "--dry-run")
+    assert code == 0 and "Older than 365 days: nothing would move." in out
+    code, out, _ = slipway(capsys, "retain", "--json")
+    assert code == 0 and json.loads(out) == {"moved": 0}
+
+
+def test_deliver_says_75_while_a_sink_is_away(
+    story: Story, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_AUDIT_SINKS", "file:told.jsonl elasticsearch+http://127.0.0.1:9")
+    code, out, _ = slipway(capsys, "deliver")
+    assert code == 75 and "file:told.jsonl: 20 told, 0 pending" in out and "20 pending; elasticsearch" in out
+
+
+def test_erase(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = slipway(capsys, "erase", "Bob", "--reason", "asked to be forgotten")
+    assert code == 0 and "1 texts are erased" in out
+    assert slipway(capsys, "verify", "--ledger-only")[0] == 0
+    code, out, _ = slipway(capsys, "show", "--json", "--kind", "approval_given")
+    assert code == 0 and {event["who"] for event in json.loads(out)} == {"(erased)"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["show", "--kind", "nonsense"], "no kind of event"),
+        (["show", "--since", "soon"], "is no time"),
+        (["verify", "--trust", "nothing.json"], "does not exist"),
+        (["erase", "Nobody", "--reason", "x"], "no event has this text"),
+        (["export", "no/such/folder/out.jsonl"], "name another file"),
+        (["accept"], "--reason"),
+    ],
+)
+def test_a_mistake_is_one_line(story: Story, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    code, _, err = slipway(capsys, *words)
+    assert (code, len(err.splitlines())) == (2, 1) and said in err
+
+
+def test_case_H3_with_the_ledger_away_nothing_is_answered_and_nothing_vouched_for(
+    story: Story, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_LEDGER_URL", "postgresql+psycopg://nobody@127.0.0.1:9/none")
+    for words in (["verify", "--ledger-only"], ["checkpoint"], ["show"], ["retain"], ["erase", "Bob", "--reason", "x"]):
+        code, out, err = slipway(capsys, *words)
+        assert (code, out, len(err.splitlines())) == (75, "", 1), words
+
+
+def test_a_database_that_is_none_is_a_problem_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = made_ledger.project(tmp_path / "project")
+    monkeypatch.chdir(root)
+    (root / ".slipway").mkdir()
+    (root / ".slipway" / "ledger.db").write_bytes(os.urandom(9000))
+    code, _, err = slipway(capsys, "verify", "--ledger-only")
+    assert code == 3 and "cannot be trusted" in err
