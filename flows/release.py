@@ -32,7 +32,8 @@ from slipway.artifacts import Decision
 from slipway.errors import Refused, SlipwayError, StageError, Transient
 from slipway.ledger import checkpoints, releases, sinks
 from slipway.ledger.database import Database
-from slipway.registry import entry, mirror, receipt, versions
+from slipway.ledger.events import Actor
+from slipway.registry import entry, mirror, receipt, retiring, versions
 from slipway.registry.register import may_follow
 from slipway.report import write as write_report
 from slipway.report.release import Machine, Outcome, Release, StageRun
@@ -157,13 +158,24 @@ async def _begin(project: Path, release: str, options: ReleaseOptions) -> AsyncI
 async def _open_ledger(project: Path, place: Path, release: str, began_with: dict[str, str]) -> list[str]:
     """Nothing starts that the ledger cannot be told of; what killed releases left in it is finished or undone first."""
     database = await asyncio.to_thread(Database.of, project)
-    left = await asyncio.to_thread(entry.recover, place)
+    left = await asyncio.to_thread(_recovered, place)
     dead = [one.id for one in await _close_the_killed(project)]
     policies = {path.relative_to(place).as_posix(): digest.of_file(path) for path in _policies(place)}
     told = {"digests": began_with, "commit": git.commit(place) if git.is_repository(place) else None}
     name = tracking.model_name(place)
     await asyncio.to_thread(releases.started, database, name, release, told, policies, dead)
     return left
+
+
+def _recovered(place: Path) -> list[str]:
+    """Registrations and moves of the lifecycle that a killed process left begun; a line for each."""
+    said = entry.recover(place)
+    for name in retiring.models(place):
+        try:
+            said += retiring.recover(place, name, Actor.here())
+        except SlipwayError as error:  # another process is at it, or its archive is away: the next start tries again
+            said.append(str(error))
+    return said
 
 
 def _policies(place: Path) -> list[Path]:

@@ -483,6 +483,7 @@ class Decision(Artifact):
     evidence_digest: str
     observations_digest: str | None
     identity: str
+    idle_waivers: list[str] = []  # those that covered nothing here, each with the reason
 
     @property
     def against(self) -> list[Finding]:

@@ -1,11 +1,12 @@
 """Read YAML and JSON that people or machines wrote, and believe nothing.
 
 Refused, each with file and line: more than a megabyte, tags (`!!python/object`), anchors and aliases (the
-billion-laughs family), duplicate keys, deep nesting, NaN in JSON, anything that is not UTF-8.
+billion-laughs family), duplicate keys, deep nesting, numbers of more than 300 digits, NaN in JSON, anything that is not UTF-8.
 """
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,36 @@ from slipway.errors import StageError, UsageError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
+MAX_DIGITS = 300  # of a number: what a float can hold, and far below what takes Python long to read
 
 try:
     from yaml import CSafeLoader as _Loader
 except ImportError:  # the pure-Python loader reads the same language, slower
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+
 
 def _text(path: Path, what_to_do: str) -> str:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UsageError(f"{path} is a pipe or a device, not a file; {what_to_do}")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            size = max(len(data), path.stat().st_size)
             raise UsageError(f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} a configuration file may have")
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; {what_to_do}") from None
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder, not a file; {what_to_do}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); {what_to_do}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except ValueError as error:  # a name that holds a NUL
+        raise UsageError(f"{str(path)!r} cannot be read ({error}); {what_to_do}") from None
 
 
 def _check_events(text: str, path: Path) -> None:
@@ -54,7 +66,8 @@ def _check_events(text: str, path: Path) -> None:
             depth -= 1
 
 
-def _check_duplicates(node: yaml.Node, path: Path) -> None:
+def _check_nodes(node: yaml.Node, path: Path) -> None:
+    """Refuse a key that stands twice and a number without end, before any value is built."""
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -62,10 +75,15 @@ def _check_duplicates(node: yaml.Node, path: Path) -> None:
             if name in seen:
                 raise UsageError(f"{path}:{line}: the key {name!r} stands twice (first on line {seen[name]}); keep one")
             seen[name] = line
-            _check_duplicates(value, path)
+            _check_nodes(key, path)
+            _check_nodes(value, path)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _check_duplicates(item, path)
+            _check_nodes(item, path)
+    elif node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+        raise UsageError(
+            f"{path}:{node.start_mark.line + 1}: a number of {len(node.value):,} digits; {MAX_DIGITS} are the most"
+        )
 
 
 def read_yaml(path: Path, what_to_do: str = "create it or name another") -> dict[str, Any]:
@@ -77,15 +95,14 @@ def read_yaml(path: Path, what_to_do: str = "create it or name another") -> dict
         node = loader.get_single_node()
         if node is None:
             raise UsageError(f"{path} is empty; {what_to_do}")
-        _check_duplicates(node, path)
+        _check_nodes(node, path)
         value = loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(
-            f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}; fix that line"
-        ) from None
-    except (RecursionError, ValueError) as error:
+        problem = str(getattr(error, "problem", None) or error).split("\n")[0]
+        raise UsageError(f"{path}{line}: not valid YAML: {problem}; fix that line") from None
+    except (RecursionError, ValueError, OverflowError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"{path} holds a {type(value).__name__}, not a mapping of keys to values")
@@ -117,22 +134,29 @@ def _no_constant(name: str) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text} is not a JSON value that a number can hold")
+        raise ValueError(f"{text[:40]} is not a JSON value that a number can hold")
     return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits; {MAX_DIGITS} are the most")
+    return int(text)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        counted = Counter(name for name, _ in pairs)
+        raise ValueError(f"the key {next(name for name in counted if counted[name] > 1)!r} stands twice")
     return value
 
 
 def loads_json(text: str | bytes) -> Any:
-    """JSON without NaN, infinity or duplicate keys; ValueError otherwise."""
+    """JSON without NaN, infinity, endless numbers or duplicate keys; ValueError otherwise."""
+    hooks: dict[str, Any] = {"parse_constant": _no_constant, "parse_float": _finite, "parse_int": _whole}
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_duplicates)
+        return json.loads(text, object_pairs_hook=_no_duplicates, **hooks)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -143,6 +167,8 @@ def read_json(path: Path) -> Any:
         data = path.read_bytes()
     except FileNotFoundError:
         raise StageError(f"{path} does not exist; run the stage that makes it (`dvc repro`)") from None
+    except OSError as error:
+        raise StageError(f"{path} cannot be read ({error.strerror}); put the file itself there, readable") from None
     try:
         return loads_json(data.decode("utf-8"))
     except json.JSONDecodeError as error:

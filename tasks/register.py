@@ -12,7 +12,7 @@ from tasks._stage import Metrics, act
 def register(root: Path, release: str) -> Metrics:
     """The second judgement of a release that the gate passed, with what the world says; a pass becomes a version."""
     decision = registration.register(root, release)
-    print(decision.summary, flush=True)
+    print("\n".join([decision.summary, *decision.idle_waivers]), flush=True)
     if decision.verdict == "pass":
         version = entry.enter(root, Place.of(root, release), decision)
         already = "" if version.release == release else f" already, by release {version.release}"

@@ -3,6 +3,7 @@
 Where a case could run code, it really would: it touches the canary it is given. Nothing here loads anything.
 """
 
+import binascii
 import io
 import json
 import os
@@ -86,6 +87,14 @@ GOOD_TENSORS = array(np.arange(64, dtype=np.float32), "F32")
 def piece(text: bytes) -> bytes:
     inner = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", -1.5) + b"\x18\x01"
     return b"\x0a" + bytes([len(inner)]) + inner
+
+
+def message(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer that holds bytes."""
+    length, rest = b"", len(content)
+    while rest >= 0x80:
+        length, rest = length + bytes([rest & 0x7F | 0x80]), rest >> 7
+    return bytes([number << 3 | 2]) + length + bytes([rest]) + content
 
 
 def good(folder: Path) -> Path:
@@ -341,6 +350,85 @@ ARCHIVES: dict[str, Callable[[Path], bytes] | bytes] = {
 for title, source in ARCHIVES.items():
     blob(f"torch archive: {title}", "pytorch_model.bin", source)
 
+# --- one file, two formats ------------------------------------------------------------------------------------------
+
+
+def tar_header(start: bytes, end: bytes = b"") -> bytes:
+    """512 bytes that a tar reader takes for the header of a member, though they begin and end as asked."""
+    header = bytearray(512)
+    header[: len(start)] = start
+    header[100:148] = b"0000644\x000000000\x000000000\x0000000000000\x0000000000000\x00"
+    header[148:156] = b" " * 8
+    header[156:157] = b"0"
+    header[512 - len(end) :] = end
+    header[148:156] = b"%06o\x00 " % sum(header)
+    return bytes(header)
+
+
+def ends_as_zip(data: bytes, tail: bytes) -> bytes:
+    """A ZIP archive after other bytes, its comment long enough to hold what must follow it."""
+    return data + archive(INNOCENT)[:-2] + struct.pack("<H", len(tail)) + tail
+
+
+def pickle_and_tar() -> bytes:
+    header = tar_header(b"\x80\x02B" + struct.pack("<I", 512 - 7))
+    return header + b"0}."
+
+
+def pickle_and_zip() -> bytes:
+    inner = ends_as_zip(b"", b"0}.")
+    return b"\x80\x02B" + struct.pack("<I", len(inner) - 3) + inner
+
+
+def safetensors_and_zip() -> bytes:
+    data = b"\0" * 16 + archive(INNOCENT)
+    return safetensors({"a": entry("U8", [len(data)], 0, len(data))}, data)
+
+
+def safetensors_and_tar() -> bytes:
+    """Old tar asks for no magic: a checksum and numbers in octal, for which metadata has room."""
+    text = bytearray(
+        b'{"__metadata__":{"x":"' + b" " * 600 + b'"},"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
+    )
+    text[92:148] = b"0000644 0000000 0000000 00000000000 00000000000         "
+    text[148 - 8 : 156 - 8] = b" " * 8
+    text[156 - 8] = ord("0")
+    made = headed(bytes(text), b"\0" * 16)
+    return made[:148] + b"%06o  " % sum(made[:512]) + made[156:]
+
+
+def archive_and_tar() -> bytes:
+    """The first entry's extra field makes room for a checksum."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        for name, data in INNOCENT.items():
+            info = zipfile.ZipInfo(name)
+            info.extra = b"ZZ" + struct.pack("<H", 600) + b"\0" * 600 if name.endswith("data.pkl") else b""
+            made.writestr(info, data)
+    whole = stream.getvalue()
+    return tar_header(whole[:100], whole[157:512]) + whole[512:]
+
+
+def archive_in_archive() -> bytes:
+    return archive({**INNOCENT, "archive/data/0": archive({"archive/data.pkl": call("os", "system", "true")})})
+
+
+def moved_directory() -> bytes:
+    """The offset of the directory is off, which some readers correct and others follow."""
+    whole = archive(INNOCENT)
+    (offset,) = struct.unpack("<I", whole[-6:-2])
+    return whole[:-6] + struct.pack("<I", offset - 1) + whole[-2:]
+
+
+for title, content in {
+    "a pickle and a tar": pickle_and_tar(), "a pickle and a ZIP archive": pickle_and_zip(),
+    "a torch archive and a tar": archive_and_tar(), "an archive in the archive's end": archive_in_archive(),
+    "a directory that is elsewhere": moved_directory(), "bytes before a torch archive": b"\x80\x02}." + archive(INNOCENT),
+}.items():  # fmt: skip
+    blob(f"two formats: {title}", "pytorch_model.bin", content)
+blob("two formats: safetensors and a ZIP archive", "model.safetensors", safetensors_and_zip())
+blob("two formats: safetensors and a tar", "model.safetensors", safetensors_and_tar())
+
 # --- safetensors ----------------------------------------------------------------------------------------------------
 
 F4 = b"\0" * 16
@@ -477,6 +565,28 @@ for number, place in enumerate([
     "~/models/x", "\\\\server\\share", "//server/share", "a/%2e%2e/%2e%2e/b", "name\u0000", "a\u202eb", 5, ["x"],
 ]):  # fmt: skip
     config(f"a base called thing {number}", "adapter_config.json", {**ADAPTER, "base_model_name_or_path": place})
+SWELLING_MAP = struct.pack("<I", 8) + b"\0" * 8 + b"x" * 5000 + b"\0"  # a trie, then the texts that it leads to
+config("an adapter of adapters", "adapter_config.json", {"peft_type": "XLORA", "adapters": {"0": "owner/evil"}})
+for name in ("modules.json", "model_index.json", "sub/modules.json"):
+    config(f"classes by name in {name}", name, [{"idx": 0, "name": "0", "path": "", "type": "evil.Module"}])
+for title, part in {
+    "a normalizer of a replacement": {"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 5000}},
+    "a normalizer that doubles and doubles": {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": {"Regex": "a"}, "content": "aa"}] * 40}},
+    "a normalizer that prepends": {"normalizer": {"type": "Prepend", "prepend": "x" * 5000}},
+    "a decoder": {"decoder": {"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " " * 50}] * 3}},
+    "a pre-tokenizer": {"pre_tokenizer": {"type": "Metaspace", "replacement": "x" * 5000}},
+    "a template": {"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 500,
+                                      "pair": [], "special_tokens": {}}},
+    "special tokens": {"post_processor": {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {
+        "x": {"id": "x", "ids": [1] * 5000, "tokens": ["x"] * 5000}}}},
+    "a table of characters": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": binascii.b2a_base64(
+        SWELLING_MAP).decode()}},
+    "padding": {"padding": {"strategy": {"Fixed": 10**10}, "pad_id": 0, "pad_token": "x"}},
+    "padding to a multiple": {"padding": {"strategy": "BatchLongest", "pad_to_multiple_of": 10**12}},
+}.items():  # fmt: skip
+    config(f"a tokenizer that swells: {title}", "tokenizer.json", {"model": {"type": "BPE", "vocab": {}}, **part})
 config("a Keras Lambda", "config.json", {"class_name": "Model", "config": {"layers": [{"class_name": "Lambda"}]}})
 config("Hydra", "config.json", {"_target_": "os.system", "command": "id"})
 config("jsonpickle", "config.json", {"py/reduce": [{"py/function": "os.system"}, ["id"]]})
@@ -492,6 +602,7 @@ for title, content in {
     "infinity": b'{"a": -Infinity}',
     "1e999": b'{"a": 1e999}',
     "a long number": b'{"a": ' + b"9" * 100_000 + b"}",
+    "a number of 4,000 digits": b'{"a": ' + b"9" * 4_000 + b"}",
     "deep": b"[" * 100_000 + b"]" * 100_000,
     "fifty deep": b"[" * 50 + b"]" * 50,
     "a bomb of lists": b"[" + b"[]," * 2_100_000 + b"[]]",
@@ -545,6 +656,49 @@ TEMPLATES = {
     "an unknown filter": "{{ messages|xmlattr }}",
     "an unknown tag": "{% debug %}",
     "no end": "{% for m in messages %}",
+    "a large number": "{{ messages[5000000] }}",
+    "a number of 5,000 digits": "{{ " + "9" * 5000 + " }}",
+    "a number written as text": "{% for i in range('99999999'|int) %}x{% endfor %}",
+    "a number by a name": "{% set n = 99999 %}{% for i in range(n) %}x{% endfor %}",
+    "a number of two parts": "{% for i in range(9999 + 9999) %}x{% endfor %}",
+    "a text times two numbers": "{{ 'A' * 9999 * 9999 }}",
+    "a list times a number": "{{ ([1] * 20000)|join }}",
+    "loops in loops": "{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}",
+    "loops in loops of letters": "".join(f"{{% for x{i} in 'aaaaaaaaaa' %}}" for i in range(9))
+    + "x"
+    + "{% endfor %}" * 9,
+    "loops in loops of a list by name": "{% set l = [1,2,3,4,5,6,7,8,9,10,11,12] %}"
+    + "{% for a in l %}" * 8
+    + "x"
+    + "{% endfor %}" * 8,
+    "loops in loops of messages": "{% for a in messages %}" * 8 + "x" + "{% endfor %}" * 8,
+    "a loop that calls itself": "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    "doubling": "{% set ns = namespace(x='a') %}{% for m in messages %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "doubling by a sum": "{% set ns = namespace(x='a') %}{% for m in messages %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "doubling by a product": "{% set ns = namespace(x='a') %}{% for m in messages %}{% set ns.x = ns.x * 2 %}{% endfor %}",
+    "doubling by a list": "{% set ns = namespace(x='a') %}{% for m in messages %}{% set ns.x = [ns.x, ns.x]|join %}{% endfor %}",
+    "doubling by replacing": "{% set ns = namespace(x='aa') %}{% for m in messages %}{% set ns.x = ns.x|replace('a', ns.x) %}"
+    "{% endfor %}",
+    "doubling by a method": "{% set ns = namespace(x='a') %}{% for m in messages %}{% set ns.x = '{}{}'.format(ns.x, ns.x) %}"
+    "{% endfor %}",
+    "doubling by a percent": "{% set ns = namespace(x='a') %}{% for m in messages %}{% set ns.x = '%s%s' % (ns.x, ns.x) %}"
+    "{% endfor %}",
+    "doubling in a block": "{% set x = 'a' %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 40 + "{{ x }}",
+    "doubling in a row": "{% set x = 'a' %}" + "{% set x = x ~ x %}" * 40 + "{{ x }}",
+    "doubling by turns": "{% set a0 = 'a' %}"
+    + "".join(f"{{% set a{i + 1} = a{i} ~ a{i} %}}" for i in range(40))
+    + "{{ a40 }}",
+    "doubling by two": "{% set ns = namespace(x='a', y='b') %}{% for m in messages %}{% set ns.x = ns.x ~ ns.y %}"
+    "{% set ns.y = ns.y ~ ns.x %}{% endfor %}",
+    "a wide number": "{{ '%1000000d' % 5 }}",
+    "a wide number by format": "{{ '{:1000000}'.format(5) }}",
+    "a number of many places": "{{ '%.100000f' % 5 }}",
+    "a wide text": "{{ 'a'.ljust(1000000) }}",
+    "a wide text by the key": "{{ 'a'.center(width=99999) }}",
+    "a wide indent": "{{ messages|string|indent(900000) }}",
+    "a control character": "hello \x1b]0;owned\x07",
+    "a control character in a text": "{{ '\\x1b[2J' }}",
+    "a pickle in letters": "cos\nsystem\n(Vtrue\ntR.",
     "a long product": "{{ " + "2 * " * 3_000 + "2 }}",
     "a long sum for a name": "{{ messages[" + "'a' + " * 3_000 + "'a'] }}",
     "deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
@@ -558,6 +712,11 @@ for number, value in enumerate([
     {"chat_template": {"default": TEMPLATES["a class"]}},
 ]):  # fmt: skip
     config(f"a hostile template in the tokenizer {number}", "tokenizer_config.json", value)
+config(
+    "many templates",
+    "tokenizer_config.json",
+    {"chat_template": [{"name": str(n), "template": f"{n}" * 9000} for n in range(40)]},
+)
 config("a hostile template in chat_template.json", "chat_template.json", {"chat_template": TEMPLATES["cycler"]})
 blob("template: not UTF-8", "chat_template.jinja", b"{{ 'caf\xe9' }}")
 blob("template: among others", "additional_chat_templates/rag.jinja", TEMPLATES["cycler"].encode())
@@ -588,6 +747,9 @@ CARDS = {
     "an object in the front matter": "---\nname: !!python/object/apply:os.system ['id']\n---\n",
     "laughs in the front matter": "---\na: &a [x, x]\nb: [*a, *a]\n---\n",
     "front matter that is not YAML": "---\na: [\n---\n",
+    "front matter with a character that YAML has not": "---\na: \x85\x80\n---\n",
+    "a character of 5,000 digits": "&#" + "0" * 5000 + "106;avascript\n",
+    "a link that runs, many quotes": "<a href=" + "<" * 50 + "'" * 50 + "javascript:alert(1)>x</a>\n",
     "deep front matter": "---\na: " + "[" * 100 + "]" * 100 + "\n---\n",
 }
 for title, source in CARDS.items():
@@ -606,6 +768,23 @@ TEXTS: dict[str, bytes] = {
     "nothing": b"",
     "sixteen megabytes": b"x" * 16_000_001,
 }
+# A pickle in letters that breaks off once its call is made, or is written as only some readers accept.
+LETTERS: dict[str, bytes] = {
+    "cut after the call": b"cos\nsystem\n(Vtrue\ntR",
+    "garbage after the call": b"cos\nsystem\n(Vtrue\ntR?? and so on, as any text\n",
+    "prose after the call": b"cos\nsystem\n(Vtrue\ntR\n\nDear reader, this is prose.\n",
+    "INST, then garbage": b"(Vtrue\nios\nsystem\n???",
+    "OBJ, then garbage": b"(c__builtin__\nexec\nVpass\no???",
+    "BUILD, then garbage": b"cevil.module\nThing\n(db???",
+    "a name alone, then garbage": b"cantigravity\nfly\n???",
+    "a name from the memo": b"cevil\nrun\np0\n0g0\n(tR???",
+    "a number as only C reads it": b"I0x10\n0cevil\nrun\n(tR???",
+    "letters that hold a byte opcode": "Vevil\nVrun\nq\u0093(tR???".encode(),
+    "after another pickle": b"N.cevil\nrun\n(tR.",
+    "an item for a name": b"cevil\nlist\nVx\na???",
+}
+for title, content in LETTERS.items():
+    blob(f"text: a pickle in letters: {title}", "notes.txt", content)
 for title, content in TEXTS.items():
     blob(f"text: {title}", "notes.txt", content)
 blob("YAML: an object", "eval_results.yaml", b"a: !!python/object/apply:os.system ['id']\n")
@@ -618,6 +797,16 @@ blob("vocabulary: a piece that is not UTF-8", "tokenizer.model", piece(b"\xff\xf
 blob("vocabulary: a piece with a field too many", "tokenizer.model", b"\x0a\x07\x0a\x01a\x4a\x02xy")
 blob("vocabulary: no pieces", "tokenizer.model", b"\x12\x00")
 blob("vocabulary: a script", "tokenizer.model", b"#!/bin/sh\nid\n")
+for title, content in {
+    "a number too long": b"\x8a\x00" + piece(b"a")[1:], "a length too long": b"\x0a\x8d\x00" + piece(b"abcd")[2:],
+    "a number of 70 bits": piece(b"a")[:-1] + b"\xff" * 9 + b"\x7f",
+    "and a pickle": b"\x8a\x00" + b"\x80\x02}.", "and a pickle in letters": b"cevil\nrun\n(tR.",
+    "a table that swells": piece(b"abc") + message(3, message(2, SWELLING_MAP)),
+    "and a ZIP archive": piece(b"abc") + b"\x12" + bytes([len(short_zip := archive({"a": b"b"}))]) + short_zip,
+}.items():  # fmt: skip
+    blob(f"vocabulary: {title}", "tokenizer.model", content)
+for name in ("weights.model", "lstm.model", "tokenizer.v2.model", "model.model"):
+    blob(f"vocabulary: under the name {name}", name, piece(b"<s>"))
 
 # --- other formats --------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ made.serve(first)               # the champion's row and its event, without any 
 """
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import yaml
+from made_evidence import PATHS, configure
 from made_release import make_release
 from safetensors.numpy import save_file
 from stages.test_gate import NAMES, _made
 
-from slipway import digest, records
+from slipway import digest, model, records
 from slipway.artifacts import (
     Advisories,
     Commit,
@@ -44,6 +44,7 @@ from slipway.ledger.clock import Reading
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
 from slipway.registry import keys, receipt, signing, store, versions
+from slipway.registry.place import Place
 from slipway.registry.versions import File, Stage, Version
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +130,7 @@ class Made:
         folder.mkdir(parents=True)
         if whole:
             self._gate()
-            record = make_release().model_copy(update={"id": release, "paths": NAMES | {"raw": "data/raw"}})
+            record = make_release().model_copy(update={"id": release, "paths": PATHS})
             records.save(self.root, self.root, record)
         self._judged(release, number, folder, whole)
         return folder
@@ -159,12 +160,14 @@ class Made:
         if found is None:
             _light(signature.identity, about).save(folder / receipt.DECISION)
             return
-        seen = observations(release, found.digest, number).model_copy(update={"signature": signature})
+        now = {"signature": signature, "model_digest": receipt.digest_of(self.root / model.FILE)}
+        seen = observations(release, found.digest, number).model_copy(update=now)
         seen.save(folder / receipt.OBSERVATIONS)
         decision = judge(found, Policy.load(self.policy), digest.of_file(self.policy), "register", seen)
         against = [(finding.rule, finding.reason) for finding in decision.against]
         assert decision.verdict == "pass", against
         decision.save(folder / receipt.DECISION)
+        receipt.seal(Place.of(self.root, release), folder, decision)
 
     def _described(self, number: str, release: str, folder: Path, evidence: dict[str, Path]) -> Version:
         statement = signing.Statement.load(folder / signing.Statement.FILE)
@@ -222,14 +225,7 @@ class Made:
 def project(root: Path) -> Made:
     """A project without a version yet, its configuration the shipped one."""
     _made(root)
-    for name in ("configs/env", "configs/policies"):
-        shutil.copytree(ROOT / name, root / name)
-    for name in ("configs/model.yaml", "configs/waivers.yaml", "params.yaml"):
-        shutil.copy2(ROOT / name, root / name)
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"vars": [{"path": NAMES | {"raw": "data/raw"}}], "stages": {}}))
-    (root / "data" / "raw").mkdir(parents=True)
-    (root / "data" / "raw" / "rows.jsonl").write_text("{}\n")
-    Manifest.write(root / "data" / "raw", {"roles": {}})
+    configure(root)
     return Made(root)
 
 

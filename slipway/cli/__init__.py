@@ -1024,7 +1024,7 @@ def served_at(
     Parameters
     ----------
     time
-        As 2026-11-21T14:00:00Z or 2026-11-21T14:00+01:00; without a zone it is UTC.
+        As 2026-11-21T14:00:00Z or 2026-11-21T14:00+01:00, or `now`; without a zone it is UTC.
     model
         The model's name; the project's own when not given.
     restore

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def at(time: str, model: str | None, restore: bool, reason: str | None, json: bool) -> int:
-    from slipway.ledger import history, listing
+    from slipway.ledger import clock, history, listing
     from slipway.ledger.database import Database
 
     root = settings.find_root()
@@ -26,7 +26,8 @@ def at(time: str, model: str | None, restore: bool, reason: str | None, json: bo
         raise UsageError("say why what served then is put back (--reason)")
     with Database.of(root).read() as connection:
         served = history.at(connection, moment, name, root)
-    for note in (taken, served.doubt):
+    early = f"{time} has not come yet; this is what serves now" if moment > clock.read().at else None
+    for note in (taken, early, served.doubt):
         if note:
             print(f"note: {note}", file=sys.stderr)
     if restore:

@@ -69,11 +69,15 @@ def _show(version: Version, to: Stage, decision: Decision, json: bool) -> None:
         for finding in waived:
             assert finding.waiver is not None
             print(f"  waived  {finding.rule}: {finding.waiver.reason} ({finding.waiver.owner})")
+        for idle in decision.idle_waivers:
+            print(f"  ! {idle}")
         return
     print(f"{version.name} does not go to {to}: {decision.verdict}")
     for finding in decision.against:
         print(f"  {_SIGNS[finding.verdict]} {finding.rule}: {finding.reason}")
         print(f"    {finding.remedy}")
+    for idle in decision.idle_waivers:
+        print(f"  ! {idle}")
 
 
 def _say(json: bool, facts: dict[str, Any], text: str) -> int:

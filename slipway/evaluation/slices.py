@@ -1,9 +1,11 @@
 """Where is the tuned model worse? The rows by label, language, length or any other column, each on its own.
 
-Many slices mean many chances to look bad by luck, so the p-values are Holm's over all of them.
+Many slices mean many chances to look bad by luck, so the p-values are Holm's over all of them. Values that few rows have
+make one slice together: rows do not leave the comparison because their label is rare.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,10 @@ from slipway.evaluation.predictions import Predictions
 from slipway.evaluation.testset import TestSet
 
 LENGTH = "length"
-MINIMUM_ROWS = 10  # of fewer rows nothing can be said
+MINIMUM_ROWS = 5  # of fewer nothing can be said: five losses to none have p = 0.03
 CERTAINTY = 0.05
 NOTHING = "(none)"
+RARER = "(rarer ones)"
 _LONGEST_VALUE = 80
 
 Values = dict[str, list[str]]  # column → each row's value, in the order of the test set
@@ -40,6 +43,20 @@ def values(prepared: Path, tests: TestSet, columns: Sequence[str]) -> Values:
     by_id = {row["id"]: row for row in rows}
     found = {column: [_shown(by_id[row.id][column]) for row in tests.rows] for column in stored}
     return found | ({LENGTH: lengths(tests)} if LENGTH in columns else {})
+
+
+def _places(listed: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Each value with its rows, those of rare values together; a value may itself be called what these are."""
+    counts = Counter(listed)
+    rare = {value for value, count in counts.items() if count < MINIMUM_ROWS}
+    rarer = RARER
+    while rarer in counts.keys() - rare:
+        rarer = f"({rarer})"
+    named = np.array([rarer if value in rare else value for value in listed], dtype=object)
+    for value in sorted(set(named)):
+        rows = np.flatnonzero(named == value)
+        if len(rows) >= MINIMUM_ROWS:
+            yield value, rows
 
 
 def _shown(value: object) -> str:
@@ -65,12 +82,7 @@ def compare(by: Mapping[str, Sequence[str]], tuned: Predictions, champion: Predi
 
 def of_marks(by: Mapping[str, Sequence[str]], mine: np.ndarray, theirs: np.ndarray) -> list[Slice]:
     """The same from right and wrong alone."""
-    places = {
-        (column, value): rows
-        for column, listed in by.items()
-        for value in sorted(set(listed))
-        if len(rows := np.flatnonzero(np.array(listed, dtype=object) == value)) >= MINIMUM_ROWS
-    }
+    places = {(column, value): rows for column, listed in by.items() for value, rows in _places(listed)}
     counts = [(int((mine & ~theirs)[rows].sum()), int((theirs & ~mine)[rows].sum())) for rows in places.values()]
     p_values = [comparison.one_sided(gains, losses) for gains, losses in counts]
     adjusted = comparison.holm(p_values)

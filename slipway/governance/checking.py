@@ -7,6 +7,7 @@ themselves before a candidate does.
 
 import itertools
 import random
+import string
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,9 @@ TRIED = 3_000  # samples of one expression; fewer where its corners are fewer
 TRIED_WITH_LOOPS = 300  # each of which takes longer
 HAIR = 1e-6  # metrics have six decimals
 LONGEST = {"text": 400, "list": 60, "filled": 60}  # how many characters or items are tried
+FEW_TEXTS = 5  # of which every choice is tried
+# What people write. A pattern that takes all of these takes whatever comes.
+ORDINARY = ("some words", "One-two_3.4", string.punctuation, "naïve 漢字", "x" * 400, "")
 
 
 @lru_cache(maxsize=1024)
@@ -31,6 +35,8 @@ def faults(text: str, minimum_rows: int = 1) -> tuple[Fault, ...]:
         expression = parse(text)
         if not expression.paths:
             raise Fault("it reads no metric, so it says the same of every model")
+        if minimum_rows > 1 and not any(_metric(name).rests_on_rows for name in expression.names):
+            raise Fault("minimum_rows asks for nothing here, since none of its metrics rests on rows; remove it")
         choices = {name: _corners(name, expression, minimum_rows) for name in expression.names}
         found = [fault for clause in expression.clauses for fault in _of_clause(clause, expression, choices)]
         return tuple(found or _of_whole(expression, choices))
@@ -42,7 +48,7 @@ def _of_clause(clause: Clause, expression: Expression, choices: Choices) -> Iter
     at = expression.text.index(clause.text)
     samples = list(_samples({name: choices[name] for name in clause.names}, expression))
     verdicts = [_tried(clause.text, sample, at) for sample in samples]
-    if not clause.paths or (all(verdicts) and not ("matches" in expression.calls and _open(clause.names))):
+    if all(verdicts):
         yield Fault(f"`{clause.text}` holds whatever the candidate is, so it can never fail", at)
         return
     for name in clause.names:
@@ -55,10 +61,13 @@ def _of_whole(expression: Expression, choices: Choices) -> list[Fault]:
     possible = {name: _fitting(name, expression, values) for name, values in choices.items()}
     samples = list(_samples(possible, expression))
     passing = [sample for sample in samples if _tried(expression.text, sample, 0)]
-    if not passing and not (_open(expression.names) and expression.calls & {"matches", *MACROS}):
-        return [Fault("no candidate can meet it, so it can never pass")]
+    if not passing:
+        is_open = any(vocabulary.is_open(name) for name in expression.names)
+        hint = "; where one could, say it in simpler words or as two rules" if is_open else ""
+        return [Fault(f"no candidate can meet it, so it can never pass{hint}")]
     for name in expression.universal:
-        if any(sample[name] == [] for sample in passing):
+        empty = [value for value in possible[name] if value == []]
+        if any(_tried(expression.text, sample, 0) for sample in _samples(possible | {name: empty}, expression)):
             return [Fault(f"all() holds for an empty list; add size({name}) > 0 &&", expression.text.index(name))]
     return []
 
@@ -76,10 +85,6 @@ def _tried(text: str, sample: Sample, at: int) -> bool:
         message = str(unclear)
         hint = "; every metric is a decimal: write 2.0 for 2 in sums and products" if "Unsupported" in message else ""
         raise Fault(f"type error: {message}{hint}", at) from None
-
-
-def _open(names: tuple[str, ...]) -> bool:
-    return any(vocabulary.is_open(name) for name in names)
 
 
 def _metric(name: str) -> Metric:
@@ -183,12 +188,38 @@ def _estimates(metric: Metric, expression: Expression, minimum_rows: int, rows_m
 
 def _open_values(metric: Metric, expression: Expression) -> list[Any]:
     """The examples, the expression's own texts, and as many characters or items as its numbers speak of."""
-    texts = expression.texts
     longest = LONGEST.get(metric.kind, 0)
-    sizes = {int(number) + step for number in expression.numbers if number <= longest for step in (0, 1)}
+    sizes = sorted({int(number) + step for number in expression.numbers if number <= longest for step in (0, 1)})
+    texts = [*expression.texts, *_matching(expression, sizes), *("x" * size for size in sizes)]
+    texts += [text.ljust(size, "x") for text in expression.texts for size in sizes if size > len(text)]
     found = list(metric.examples)
     if metric.kind in ("text", "filled"):
-        found += [*texts, *("x" * size for size in sizes)]
+        found += [text for text in texts if metric.width in (None, len(text))]
     if metric.kind in ("list", "filled"):
-        found += [list(texts), *([text] for text in texts), *(["x"] * size for size in sizes)]
+        found += [*_chosen(expression.texts), *([text] for text in texts), *(["x"] * size for size in sizes)]
+    if metric.kind == "map":
+        found += [dict.fromkeys(some, "something") for some in _chosen(expression.texts)]
+    if metric.kind == "records":
+        found += _records(metric.examples[0][0], texts)
     return list({repr(value): value for value in found}.values())
+
+
+def _chosen(texts: tuple[str, ...]) -> Iterator[list[str]]:
+    """Every choice of a few texts; of many, all together."""
+    counts = range(len(texts), 0, -1) if len(texts) <= FEW_TEXTS else [len(texts)]
+    for count in counts:
+        yield from (list(some) for some in itertools.combinations(texts, count))
+
+
+def _records(sound: dict[str, str], texts: list[str]) -> Iterator[list[dict[str, str]]]:
+    """A sound record with each text in the place of each field, one alone and all together."""
+    for field in sound if texts else ():
+        changed = [sound | {field: text} for text in texts]
+        yield from ([one] for one in changed)
+        yield changed
+
+
+def _matching(expression: Expression, sizes: list[int]) -> list[str]:
+    """Where a pattern is asked for: texts that fit it, and texts that come as they may."""
+    fitting = [text for pattern in expression.patterns for text in pattern.fitting(sizes)]
+    return [*fitting, *ORDINARY] if expression.patterns else []

@@ -29,6 +29,7 @@ SCORE = "Run evaluate again on this very model and test set."
 VALIDATE = "Correct the data that reports/validation.json names, then run validate again."
 AGAIN = "Run validate again on this very data, then train on it."
 SCAN = "Run gate again on these very files."
+TESTS = "rows/test.parquet"  # of the prepared data
 PER_TOKEN = ("loss", "perplexity")
 ROUNDING = 2e-6  # two estimates of six decimals
 FOLDERS = ("base", "adapter", "prepared")
@@ -140,11 +141,12 @@ def _there(path: Path) -> Path:
 def _of_scorecard(
     card: Scorecard, places: Places, files: Mapping[str, str], champion: ChampionPin, tuned: str, base: str
 ) -> list[Agreement]:
-    predictions = files["predictions.parquet"]
+    predictions, tests = files["predictions.parquet"], _test_digest(places.prepared)
+    is_scored = (predictions, tests) == (card.predictions_sha256, card.test_digest)
     return [
         Agreement("evidence-model", "the model's identity", tuned, card.identity, SCORE),
         Agreement("evidence-base", "the base model's identity", base, card.base_identity, SCORE),
-        Agreement("evidence-test-set", "the test set", _test_digest(places.prepared), card.test_digest, SCORE),
+        Agreement("evidence-test-set", "the test set", tests, card.test_digest, SCORE),
         Agreement("evidence-champion", "the pinned champion", _pin(champion), _pin(card.champion), SCORE),
         Agreement("evidence-predictions", "the predictions", predictions, card.predictions_sha256, SCORE),
         Agreement("evidence-rows", "the number of scored rows", str(card.items), str(card.expected_items), SCORE),
@@ -152,7 +154,7 @@ def _of_scorecard(
         Agreement(
             "evidence-recount",
             "the first figure of the scorecard that its predictions contradict",
-            recount.first_wrong(card, places.predictions) if predictions == card.predictions_sha256 else NOTHING,
+            recount.first_wrong(card, places.predictions, places.prepared / TESTS) if is_scored else NOTHING,
             NOTHING,
             SCORE,
         ),
@@ -228,7 +230,7 @@ def _passed(report: Validation) -> str:
 
 
 def _test_digest(prepared: Path) -> str:
-    return digest.of_file(_there(prepared / "rows" / "test.parquet"))
+    return digest.of_file(_there(prepared / TESTS))
 
 
 def _wrong_delta(card: Scorecard) -> str:
@@ -295,10 +297,11 @@ def of_scorecard(card: Scorecard) -> dict[str, Measure]:
     for prefix, estimates in scores.items():
         found |= {f"{prefix}.{name}": Measure.of(estimate) for name, estimate in estimates.items()}
     for other, pairs in card.comparisons.items():
+        rows = pairs.both + pairs.only_tuned + pairs.only_other + pairs.neither
         for name in ("only_tuned", "only_other", "p_value"):
-            found[f"comparison.{other}.{name}"] = Measure(getattr(pairs, name))
+            found[f"comparison.{other}.{name}"] = Measure(getattr(pairs, name), rows=rows)
     if card.slices:  # none: a rule on slices is undecided
-        found["slices.worse"] = Measure(sum(one.worse for one in card.slices))
+        found["slices.worse"] = Measure(sum(one.worse for one in card.slices), rows=card.items)
         found["slices.worst"] = Measure.of(min((one.delta for one in card.slices), key=lambda delta: delta.value))
     return found
 
@@ -312,8 +315,12 @@ def _of_validation(report: Validation | None) -> dict[str, Measure]:
 
 
 def _of_inspection(report: Inspection | None) -> dict[str, Measure]:
-    names = ("leaked_rows", "secrets", "personal", "poisoned_rows")
-    return {} if report is None else {f"inspection.{name}": Measure(getattr(report, name)) for name in names}
+    if report is None:
+        return {}
+    prepared = report.train_rows + report.test_rows
+    names = ("secrets", "personal", "poisoned_rows")
+    found = {f"inspection.{name}": Measure(getattr(report, name), rows=prepared) for name in names}
+    return found | {"inspection.leaked_rows": Measure(report.leaked_rows, rows=report.test_rows)}
 
 
 def _of_benchmarks(report: Benchmarks | None) -> dict[str, Measure]:
@@ -348,7 +355,7 @@ def _of_files(reports: Reports) -> dict[str, Measure]:
     found |= {f"size.{name}_bytes": Measure(sizes[name]) for name in ("base", "adapter") if name in sizes}
     about = reports.card if isinstance(reports.card, dict) else {}
     rates = [name for name in ("drop_rate", "duplicate_rate") if name in about]
-    return found | {f"prepared.{name}": Measure(about[name]) for name in rates}
+    return found | {f"prepared.{name}": Measure(about[name], rows=about.get("rows_in")) for name in rates}
 
 
 def _of_training(records: Any) -> dict[str, Measure]:

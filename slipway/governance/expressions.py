@@ -1,21 +1,23 @@
 """CEL as policies use it: one language less a few ways to say yes by accident.
 
 The library compiles and evaluates. What it does not tell (which names are read, which clause decided, how far from the
-bound) comes from a small tokenizer. Left out of the language, each for a reason that its message gives: `has`, indexing,
-division by anything but a number, conversions, and literals that could overflow to infinity.
+bound) comes from a small tokenizer, and the engine is given its tokens, never the text: what was read is what runs.
+Left out of the language, each for a reason that its message gives: `has`, indexing, division by anything but a number,
+conversions, lists of numbers, remarks, texts in three quotes, and literals that could overflow to infinity.
 """
 
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 import cel
 
-from slipway.governance import vocabulary
+from slipway.governance import patterns, vocabulary
+from slipway.governance.patterns import Pattern
 
 Context = Mapping[str, Any]
 
@@ -32,11 +34,13 @@ MACROS = ("all", "exists", "exists_one", "filter")
 METHODS = ("contains", "startsWith", "endsWith", "matches", "size")
 SHOWN = {">=": "≥", "<=": "≤", "==": "=", "!=": "≠"}
 _TOKEN = re.compile(
-    r"(?P<space>\s+)"
+    r"(?P<unread>(?:[bB][rR]?|[rR][bB])['\"]|[rR]?(?:'''|\"\"\")|//)"
+    r"|(?P<space>[ \t\r\n]+)"
     r"|(?P<text>[rR](?:'[^'\n]*'|\"[^\"\n]*\")|'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")"
     r"|(?P<number>(?:\d+\.\d+|\.\d+|\d+)(?:[eE][+-]?\d+)?)"
     r"|(?P<word>[A-Za-z_]\w*)"
-    r"|(?P<sign>&&|\|\||[<>=!]=|[-+*/%<>!?:.,()\[\]])"
+    r"|(?P<sign>&&|\|\||[<>=!]=|[-+*/%<>!?:.,()\[\]])",
+    re.ASCII,
 )
 
 
@@ -122,7 +126,14 @@ class Expression:
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(str(evaluate(t.text, {})) for t in self.tokens if t.kind == "text"))
+        """The texts that something is compared with."""
+        asked = {token.start for token in _asked_of(self.tokens, "matches")}
+        found = [token for token in self.tokens if token.kind == "text" and token.start not in asked]
+        return tuple(dict.fromkeys(str(evaluate(token.text, {})) for token in found))
+
+    @cached_property
+    def patterns(self) -> tuple[Pattern, ...]:
+        return tuple(patterns.read(str(evaluate(token.text, {}))) for token in _asked_of(self.tokens, "matches"))
 
     @cached_property
     def universal(self) -> tuple[str, ...]:
@@ -138,6 +149,11 @@ class Expression:
         return tuple(_clause(self.text, part) for part in _conjuncts(self.tokens))
 
 
+def _asked_of(tokens: Sequence[Token], call: str) -> list[Token]:
+    """What stands first between the parentheses of a call, each time that it is made."""
+    return [first for made, first in zip(tokens, tokens[2:], strict=False) if (made.kind, made.text) == ("call", call)]
+
+
 def _names(paths: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(vocabulary.split(path)[0] for path in paths))
 
@@ -148,7 +164,7 @@ def parse(text: str) -> Expression:
     if len(text) > LONGEST:
         raise Fault(f"it has {len(text)} characters, more than {LONGEST}; make two rules of it")
     tokens = _paths(_tokens(text))
-    _compiled(text)
+    _refuse_other_names(tokens, _compiled(text))
     _refuse_traps(tokens)
     for token in tokens:
         if token.kind == "path":
@@ -194,14 +210,24 @@ def evaluate(text: str, context: Context) -> Any:
 
 @lru_cache(maxsize=4096)
 def _compiled(text: str) -> cel.Program:
+    """The program of the tokens that were read, one space between each: the engine cannot take them for others."""
+    tokens = _tokens(text)
     try:
-        return cel.compile(text)
+        return cel.compile(" ".join(token.text for token in tokens))
     except ValueError as error:
-        place = re.search(r"ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?([^\n]*)", str(error))
+        place = re.search(r"ERROR: <input>:1:(\d+): (?:Syntax error: )?([^\n]*)", str(error))
         if place is None:
             raise Fault(f"syntax error: {_first_sentence(error)}") from None
-        before = sum(len(line) + 1 for line in text.splitlines()[: int(place[1]) - 1])
-        raise Fault(f"syntax error: {place[3][:120]}", before + int(place[2]) - 1) from None
+        raise Fault(f"syntax error: {place[2][:120]}", _offset(tokens, int(place[1]) - 1, len(text))) from None
+
+
+def _offset(tokens: list[Token], column: int, end: int) -> int:
+    """Where in a text the token stands that the engine saw at a column of its own; the text's end, behind the last one."""
+    for token in tokens:
+        if column <= len(token.text):
+            return token.start
+        column -= len(token.text) + 1
+    return end
 
 
 def _first_sentence(error: Exception) -> str:
@@ -211,12 +237,21 @@ def _first_sentence(error: Exception) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
+_UNREAD = {
+    "//": "remarks are not for expressions; write them as `# …` in the policy file",
+    "b": "bytes are not for policies; write 'text'",
+    "quotes": "three quotes are not for policies; write 'text' in one pair",
+}
+
+
 def _tokens(text: str) -> list[Token]:
     found, at = [], 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
             raise Fault(f"{text[at]!r} means nothing here", at)
+        if match.lastgroup == "unread":
+            raise Fault(_UNREAD["//" if match[0] == "//" else "b" if "b" in match[0].lower() else "quotes"], at)
         if match.lastgroup != "space":
             found.append(Token(str(match.lastgroup), match.group(), at))
         at = match.end()
@@ -228,8 +263,7 @@ def _tokens(text: str) -> list[Token]:
 def _paths(tokens: list[Token]) -> list[Token]:
     """Words joined by dots become paths; what stands before a parenthesis is called; a macro's own variable is neither."""
     texts = [*(token.text for token in tokens), ""]
-    bound = {texts[i + 2] for i in range(len(tokens) - 2) if texts[i] in MACROS and texts[i + 1] == "("}
-    bound = {name for name in bound if name.isidentifier()}
+    bound = _bound(texts)
     found: list[Token] = []
     at = 0
     while at < len(tokens):
@@ -257,6 +291,24 @@ def _paths(tokens: list[Token]) -> list[Token]:
     return found
 
 
+def _bound(texts: list[str]) -> set[str]:
+    """The variables of macros."""
+    named = {
+        name
+        for call, open, name in zip(texts, texts[1:], texts[2:], strict=False)
+        if (call in MACROS, open) == (True, "(")
+    }
+    return {name for name in named if name.isidentifier()}
+
+
+def _refuse_other_names(tokens: list[Token], program: cel.Program) -> None:
+    """The names that were read here are the names that the engine looks up."""
+    read = {token.text.partition(".")[0] for token in tokens if token.kind == "path"}
+    looked_up = set(program.variables()) - _bound([token.text for token in tokens])
+    if odd := sorted(read ^ looked_up):
+        raise Fault(f"whether {odd[0]} is read here is not clear; write each name as docs/guide/policies.md lists it")
+
+
 def _refuse_traps(tokens: list[Token]) -> None:
     products = 0
     for at, token in enumerate(tokens):
@@ -268,10 +320,10 @@ def _refuse_traps(tokens: list[Token]) -> None:
             raise Fault(f"{token.text}() is not for policies; there are {known}", token.start)
         if token.kind == "call" and token.text == "all" and not _is_plain_list(tokens, at):
             raise Fault("all() is for names and for lists in brackets", token.start)
-        if token.text == "[" and before and (before.kind in ("path", "word", "text") or before.text in (")", "]")):
+        if token.text == "[" and before and before.text != "in" and _ends_a_value(before):
             raise Fault("indexing is not for policies; name the metric with dots", token.start)
         if token.kind == "number" and not _sound_number(token.text):
-            raise Fault(f"{token.text} is no bound a metric can have", token.start)
+            raise Fault(f"{token.text:.40} is no bound a metric can have", token.start)
         if token.text in ("/", "%") and not (after and after.kind == "number" and float(after.text) != 0):
             raise Fault(f"`{token.text}` by anything but a number that is not zero; multiply instead", token.start)
         products += token.text in ("*", "/")
@@ -279,6 +331,21 @@ def _refuse_traps(tokens: list[Token]) -> None:
             raise Fault(f"more than {PRODUCTS} multiplications; make two rules of it", token.start)
     _refuse_loose_patterns(tokens)
     _refuse_long_work(tokens)
+    _refuse_hidden_bounds(tokens)
+
+
+def _ends_a_value(token: Token) -> bool:
+    return token.kind in ("path", "word", "text") or token.text in (")", "]")
+
+
+def _refuse_hidden_bounds(tokens: list[Token]) -> None:
+    """A bound, or what is measured, within a list would have no side, no margin and no careful end."""
+    listed = 0
+    for token in tokens:
+        listed += (token.text == "[") - (token.text == "]")
+        if listed and token.kind != "text" and token.text not in ("[", ","):
+            what = f"{token.text:.40} stands in a list, and lists are of texts"
+            raise Fault(f"{what}; compare with each bound by itself, as in `a <= 1.0 || b >= 2.0`", token.start)
 
 
 def _refuse_long_work(tokens: list[Token]) -> None:
@@ -315,13 +382,13 @@ def _refuse_loose_patterns(tokens: list[Token]) -> None:
         pattern, closing = (tokens[at + n] if at + n < len(tokens) else token for n in (2, 3))
         if pattern.kind != "text" or closing.text != ")":
             raise Fault("matches() takes one pattern in quotes", token.start)
-        body = str(evaluate(pattern.text, {}))
         try:
             evaluate(f"'x'.matches({pattern.text})", {})
+            patterns.read(str(evaluate(pattern.text, {})))
+        except patterns.Unread as unread:
+            raise Fault(f"{pattern.text} {unread}", pattern.start) from None
         except CannotTell:
             raise Fault(f"{pattern.text} is no regular expression", pattern.start) from None
-        if not (body.startswith("^") and body.endswith("$")):
-            raise Fault(f"{pattern.text} would be found anywhere; begin it with ^ and end it with $", pattern.start)
 
 
 def _depths(tokens: tuple[Token, ...]) -> list[int]:

@@ -16,12 +16,11 @@ from slipway.governance import observed, vocabulary
 from slipway.governance.expressions import CannotTell, Expression, context_of, holds
 from slipway.governance.measures import Measure, doubt_of, in_context
 from slipway.governance.outcomes import Outcome, deciding, kept, read, said
-from slipway.governance.policy import Policy, Rule
+from slipway.governance.policy import MOST_ROWS, Policy, Rule
 
 Act = Literal["gate", "register"]
 WORST_FIRST: tuple[Verdict, ...] = ("refuse", "undecided", "pass")
 NOTHING = "none"  # recorded where the first thing that is wrong is asked for
-MOST_ROWS = 10**9  # beyond this nobody collects rows
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,7 @@ def judge(
         evidence_digest=evidence.digest,
         observations_digest=observations.saved_digest if act == "register" and observations is not None else None,
         identity=evidence.identity,
+        idle_waivers=_idle(policy, findings, observations) if act == "register" and observations is not None else [],
     )
 
 
@@ -138,6 +138,36 @@ def waived(finding: Finding, act: Act, observations: Observations | None) -> Fin
         return finding
     valid = (waiver for waiver in observations.waivers if waiver.rule == finding.rule and _covers(waiver, observations))
     return finding.model_copy(update={"waiver": next(valid, None)})
+
+
+def _idle(policy: Policy, findings: Sequence[Finding], observations: Observations) -> list[str]:
+    """The waivers that covered nothing, each with the reason: whoever gave one believes that it holds."""
+    elsewhere = {rule.id for step in policy.transitions.values() for rule in step.rules}
+    found = {finding.rule: finding for finding in findings}
+    return [
+        f"the waiver of {waiver.rule} by {waiver.owner} did nothing: {why}"
+        for waiver in observations.waivers
+        if (waiver.rule in found or waiver.rule not in elsewhere)
+        and (why := _why_idle(waiver, found.get(waiver.rule), observations))
+    ]
+
+
+def _why_idle(waiver: Waiver, finding: Finding | None, observations: Observations) -> str | None:
+    if finding is None:
+        return "the policy has no such rule"
+    if finding.waiver == waiver:
+        return None
+    if finding.verdict == "pass":
+        return "the rule holds without it"
+    if finding.severity != "waivable":
+        return f"the rule is not waivable ({finding.severity})"
+    return "another covers the rule" if _covers(waiver, observations) else _why_void(waiver, observations)
+
+
+def _why_void(waiver: Waiver, observations: Observations) -> str:
+    if not (waiver.owner.strip() and waiver.reason.strip()):
+        return "it names no owner, or no reason"
+    return f"it ended with {waiver.expires}" if _is_date(waiver.expires) else f"{waiver.expires!r:.40} is no date"
 
 
 def _covers(waiver: Waiver, observations: Observations) -> bool:

@@ -13,12 +13,12 @@ MOST_ITEMS = 1_000  # of a list; a rule may loop over it twice
 
 @dataclass(frozen=True)
 class Measure:
-    """One name of the vocabulary; nothing about it is believed yet. `low`, `high` and `rows` belong to estimates alone."""
+    """One name of the vocabulary; nothing about it is believed yet. `low` and `high` belong to estimates alone."""
 
     value: object
     low: object = None
     high: object = None
-    rows: object = None
+    rows: object = None  # that it rests on
     doubt: str | None = None  # why there is no value, where somebody said so
 
     @classmethod
@@ -50,7 +50,8 @@ def doubt_of(name: str, measure: Measure | None, minimum_rows: int) -> str | Non
     if known.kind == "estimate":
         return _of_estimate(name, known, measure, minimum_rows)
     if known.kind in ("number", "count"):
-        return _of_number(name, "value", known, measure.value)
+        doubt = _of_number(name, "value", known, measure.value)
+        return doubt or (_of_rows(name, measure, minimum_rows) if known.is_of_rows and minimum_rows > 1 else None)
     if not isinstance(measure.value, _TYPES[known.kind]):
         wanted = {"flag": "neither yes nor no", "filled": "neither text nor list"}.get(known.kind, f"no {known.kind}")
         return f"{name} is {measure.value!r:.80}, {wanted}"
@@ -70,6 +71,10 @@ def _of_estimate(name: str, known: Metric, measure: Measure, minimum_rows: int) 
     low, value, high = (number(getattr(measure, end)) for end in ("low", "value", "high"))
     if low is None or value is None or high is None or not low <= value <= high:
         return f"{name} is {measure.value!r} in an interval from {measure.low!r} to {measure.high!r}"
+    return _of_rows(name, measure, minimum_rows)
+
+
+def _of_rows(name: str, measure: Measure, minimum_rows: int) -> str | None:
     if not isinstance(measure.rows, int) or isinstance(measure.rows, bool) or not 1 <= measure.rows <= 10**12:
         return f"{name} does not say on how many rows it rests"
     if measure.rows < minimum_rows:

@@ -15,6 +15,7 @@ from slipway.governance.expressions import Expression
 
 Words = Annotated[str, Field(min_length=1)]
 TRANSITIONS = ("None→Staging", "Staging→Production", "Production→Archived")
+MOST_ROWS = 10**9  # beyond this nobody collects rows
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -25,7 +26,7 @@ class Rule(BaseModel):
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
     expression: Words
-    minimum_rows: Annotated[int, Field(ge=1)] = 1  # that every estimate it reads must rest on
+    minimum_rows: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 1  # that everything measured on rows must rest on
     severity: Literal["block", "waivable", "advise"]
     why: Words
     remedy: Words
@@ -118,7 +119,14 @@ def _of_form(raw: Mapping[str, Any]) -> Iterator[Found]:
             elif fault["type"] == "missing":
                 yield where, -1, f"{key} is missing; add it"
             else:
-                yield where, -1, f"{key} is {fault['input']!r:.80}: {fault['msg']}; correct it"
+                yield where, -1, f"{key} is {_shown(fault['input'])}: {fault['msg']}; correct it"
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes no number of more digits than it reads
+        return "a number of thousands of digits"
 
 
 def _of_rules(raw: Mapping[str, Any]) -> Iterator[Found]:
@@ -127,7 +135,7 @@ def _of_rules(raw: Mapping[str, Any]) -> Iterator[Found]:
     for where, rule in _rules(raw):
         name, text, rows = rule.get("id"), rule.get("expression"), rule.get("minimum_rows", 1)
         if isinstance(text, str) and text:
-            sound = rows if isinstance(rows, int) and rows >= 1 else 1
+            sound = rows if isinstance(rows, int) and 1 <= rows <= MOST_ROWS else 1
             yield from (((*where, "expression"), f.offset, str(f)) for f in checking.faults(text, sound))
         if isinstance(name, str):
             if name in seen:

@@ -1,4 +1,8 @@
-"""A decision is a receipt: whoever holds the evidence can judge again, offline, and must come to the same verdict."""
+"""A decision is a receipt: whoever holds the evidence can judge again, offline, and must come to the same verdict.
+
+What was observed cannot be made anew, so a pass of the register act counts only with the signature over it and all it
+stands on (registry/receipt.py).
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +10,11 @@ from typing import Any
 from slipway import digest, strict
 from slipway.artifacts import Decision, Finding, Observations
 from slipway.errors import Refused, StageError, UsageError
-from slipway.governance import evidence
+from slipway.governance import backtest, evidence
 from slipway.governance.evidence import Places
 from slipway.governance.judge import judge
 from slipway.governance.policy import Policy
-
-OBSERVATIONS = "observations.json"  # beside a decision of the register act
+from slipway.registry import receipt as receipts
 
 
 def recheck(root: Path, decision_path: Path, policy: Path | None = None) -> Decision:
@@ -21,6 +24,8 @@ def recheck(root: Path, decision_path: Path, policy: Path | None = None) -> Deci
     stored: Decision = _loaded(Decision, decision_path)
     places = Places.of(root, _settings(root, "dvc.yaml")["vars"][0]["path"])
     policy = policy or root / str(_settings(root, "params.yaml")["gate"]["policy"])
+    if stored.act == "register" and stored.verdict == "pass":
+        receipts.check_here(root, decision_path.parent)
     _check("the policy", policy, stored.policy_digest)
     _check_evidence(stored, places)
     observations = _observations(stored, decision_path)
@@ -32,6 +37,43 @@ def recheck(root: Path, decision_path: Path, policy: Path | None = None) -> Deci
     if again != stored:
         raise Refused(f"{decision_path} is not what its evidence leads to: {_difference(stored, again)}")
     return stored
+
+
+def recheck_kept(folder: Path, kept: Path) -> Decision:
+    """The decision of a receipt that is whole, where the evidence kept of its release leads to each verdict again.
+
+    Rows and weights are not kept: that two accounts of them agreed is taken from the decision, which is signed.
+    """
+    path = folder / receipts.DECISION
+    stored: Decision = _loaded(Decision, path)
+    for name, sha256 in sorted(stored.evidence.items()):
+        _check(name, kept / name, sha256)
+    policy = folder / receipts.POLICY
+    try:
+        found = backtest.kept_evidence(kept, stored)
+        rules = Policy.load(policy)
+    except (StageError, UsageError) as error:
+        raise Refused(str(error)) from None
+    seen = _observations(stored, path)
+    again = judge(found, rules, digest.of_file(policy), stored.act, seen, stored.transition)
+    if differing := _differing_verdict(stored, again):
+        raise Refused(f"{path} is not what its evidence leads to: {differing}")
+    return stored
+
+
+def _differing_verdict(stored: Decision, again: Decision) -> str | None:
+    """The first rule, or else the whole, that comes out otherwise."""
+    old, new = ({finding.rule: _outcome(finding) for finding in decision.findings} for decision in (stored, again))
+    for name in dict.fromkeys((*old, *new)):
+        if old.get(name) != new.get(name):
+            return f"rule {name} is {old.get(name, 'not judged')} there and {new.get(name, 'not judged')} here"
+    if stored.verdict != again.verdict:
+        return f"the verdict is {stored.verdict} there and {again.verdict} here"
+    return None
+
+
+def _outcome(finding: Finding) -> str:
+    return f"{finding.verdict} ({finding.severity}{', waived' if finding.waiver else ''})"
 
 
 def _settings(root: Path, name: str) -> dict[str, Any]:
@@ -66,7 +108,7 @@ def _check_evidence(stored: Decision, places: Places) -> None:
 def _observations(stored: Decision, decision_path: Path) -> Observations | None:
     if stored.act == "gate" or stored.observations_digest is None:
         return None
-    path = decision_path.with_name(OBSERVATIONS)
+    path = decision_path.with_name(receipts.OBSERVATIONS)
     _check("the record of observations", path, stored.observations_digest)
     found: Observations = _loaded(Observations, path)
     return found

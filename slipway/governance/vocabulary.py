@@ -26,7 +26,14 @@ class Metric:
     least: float = 0.0
     most: float = 1e12
     is_rate: bool = False
+    is_of_rows: bool = False  # of a number or count: it was made by looking at rows, so it may rest on too few
+    width: int | None = None  # of a text that has always so many characters
     examples: tuple[Any, ...] = ()  # of a text, list, map or records, the first one sound
+
+    @property
+    def rests_on_rows(self) -> bool:
+        """Whether `minimum_rows` is asked of it."""
+        return self.kind == "estimate" or self.is_of_rows
 
     @property
     def delta(self) -> "Metric":
@@ -45,11 +52,16 @@ def _rate(about: str, better: Literal["higher", "lower", "either"] = "higher") -
 
 
 def _share(about: str) -> Metric:
-    return Metric("number", about, "lower", 0.0, 1.0, is_rate=True)
+    return Metric("number", about, "lower", 0.0, 1.0, is_rate=True, is_of_rows=True)
 
 
 def _count(about: str, better: Literal["higher", "lower", "either"] = "lower", most: float = 1e12) -> Metric:
     return Metric("count", about, better, 0.0, most)
+
+
+def _rows(about: str, better: Literal["higher", "lower"] = "lower") -> Metric:
+    """A count over rows."""
+    return replace(_count(about, better), is_of_rows=True)
 
 
 def _bytes(about: str) -> Metric:
@@ -66,6 +78,10 @@ def _flag(about: str) -> Metric:
 
 def _text(about: str, *examples: str) -> Metric:
     return Metric("text", about, examples=examples or ("some words", ""))
+
+
+def _digest(about: str, *examples: str) -> Metric:
+    return Metric("text", about, width=64, examples=tuple(64 * letter for letter in examples))
 
 
 def _list(about: str, better: Literal["higher", "lower", "either"] = "either") -> Metric:
@@ -109,17 +125,17 @@ SAFETY_SETS = {
 }
 
 _EVIDENCE = {
-    "rows": _count("test rows scored", "higher"),
-    "slices.worse": _count("slices in which the tuned model is worse than the champion, luck excluded"),
+    "rows": _rows("test rows scored", "higher"),
+    "slices.worse": _rows("slices in which the tuned model is worse than the champion, luck excluded"),
     "slices.worst": _rate("exact match, tuned minus champion, in the worst slice").delta,
     "validation.passed": _flag("no critical expectation failed"),
     "validation.failed_warnings": _count("expectations of severity warning that failed"),
     "prepared.drop_rate": _share("rows that prepare dropped"),
     "prepared.duplicate_rate": _share("rows that were duplicates"),
-    "inspection.leaked_rows": _count("test rows that training has seen"),
-    "inspection.secrets": _count("prepared rows that hold a secret"),
-    "inspection.personal": _count("prepared rows that hold personal data"),
-    "inspection.poisoned_rows": _count("prepared rows with a suspected trigger or flipped label"),
+    "inspection.leaked_rows": _rows("test rows that training has seen"),
+    "inspection.secrets": _rows("prepared rows that hold a secret"),
+    "inspection.personal": _rows("prepared rows that hold personal data"),
+    "inspection.poisoned_rows": _rows("prepared rows with a suspected trigger or flipped label"),
     "scan.passed": _flag("every file of base and adapter is one that the scanner allows"),
     "scan.refused": _count("files that the scanner refused"),
     "scan.bytes": _bytes("bytes scanned"),
@@ -127,10 +143,10 @@ _EVIDENCE = {
     "size.base_bytes": _bytes("size of the base model"),
     "training.finite": _flag("every loss on record is a finite number"),
     "training.train_loss": Metric("number", "the last training loss on record", "lower", 0.0, 1e6),
-    "evidence.digest": _text("digest of all the evidence", "e" * 64, "0" * 64),
-    "evidence.identity": _text("the model's identity", "1" * 64, "0" * 64),
-    "evidence.champion": _text("the identity of the pinned champion", "2" * 64, "1" * 64),
-    "policy.digest": _text("digest of this policy", "p" * 64, "0" * 64),
+    "evidence.digest": _digest("digest of all the evidence", "e", "0"),
+    "evidence.identity": _digest("the model's identity", "1", "0"),
+    "evidence.champion": _digest("the identity of the pinned champion", "2", "1"),
+    "policy.digest": _digest("digest of this policy", "p", "0"),
 }
 _MODEL = {
     "name": _text("the model's name", "support-desk", "", "Bad Name", "x" * 300),
@@ -187,7 +203,13 @@ _LISTS = {
     "approvals": Metric(
         "records",
         "`by`, `at`, `evidence_digest` and `policy_digest` of each approval",
-        examples=([_APPROVAL], [], [_APPROVAL | {"evidence_digest": "0" * 64}], [_APPROVAL | {"by": ""}]),
+        examples=(
+            [_APPROVAL],
+            [],
+            [_APPROVAL | {"evidence_digest": "0" * 64}],
+            [_APPROVAL | {"by": ""}],
+            [_APPROVAL, _APPROVAL | {"by": "another"}],
+        ),
     ),
 }
 
@@ -201,9 +223,9 @@ def _families() -> Iterator[tuple[str, Metric]]:
         yield from ((f"safety.tuned.{name}", metric), (f"safety.base.{name}", metric.loose))
         yield f"safety.delta.{name}", metric.delta
     for other in ("base", "champion"):
-        yield f"comparison.{other}.only_tuned", _count("rows that only the tuned model has right", "higher")
-        yield f"comparison.{other}.only_other", _count("rows that only the other has right")
-        p_value = Metric("number", "exact McNemar test, two-sided", "either", 0.0, 1.0)
+        yield f"comparison.{other}.only_tuned", _rows("rows that only the tuned model has right", "higher")
+        yield f"comparison.{other}.only_other", _rows("rows that only the other has right")
+        p_value = Metric("number", "exact McNemar test, two-sided", "either", 0.0, 1.0, is_of_rows=True)
         yield f"comparison.{other}.p_value", p_value
 
 

@@ -80,11 +80,13 @@ def with_texts(event: Event, texts: dict[str, str | None]) -> Json:
 
 def moment(text: str) -> tuple[datetime, str | None]:
     """A time that somebody typed, and what was taken for granted."""
+    if text.strip() == "now":
+        return clock.read().at, None
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
         raise UsageError(
-            f"{text!r:.60} is no time; write 2026-11-21T14:00:00Z, 2026-11-21T14:00+01:00 or 2026-11-21"
+            f"{text!r:.60} is no time; write 2026-11-21T14:00:00Z, 2026-11-21T14:00+01:00, 2026-11-21 or now"
         ) from None
     if found.tzinfo is not None:
         return found.astimezone(UTC), None

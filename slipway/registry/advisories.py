@@ -1,7 +1,7 @@
 """Known vulnerabilities of the installed packages, by pip-audit. No answer is never "none".
 
-PyPI is asked first, then OSV, then a snapshot that lies here. A service is believed only when it knows a vulnerability
-that everybody knows, and when it answers for every package.
+PyPI is asked first, then OSV, then a snapshot that lies here. Each is believed only when it knows a vulnerability that
+everybody knows, and when it answers for every package.
 """
 
 import subprocess
@@ -23,7 +23,7 @@ from slipway.errors import StageError, Transient
 from slipway.registry import osv, packages
 from slipway.registry.packages import Package
 
-CONTROL = Package("jinja2", "2.4.1")  # vulnerable since 2014: who does not know that does not know
+CONTROL = osv.CONTROL
 CONTROL_SECONDS = 8.0
 AUDIT_SECONDS = 50.0  # of all services together; the snapshot, which is here, gets as much again
 AT_ONCE = 4  # processes that ask a service: the way there and back is what takes the time

@@ -22,9 +22,21 @@ _LICENCES = """
 """
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what does not begin with a letter: `1e3` is text to YAML 1.1, which is written here, a number to the hub."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data[:1].isalpha() else "'")
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
 def yaml_of(value: Any) -> str:
     """YAML whose every text is one line and quoted where it has to be."""
-    return yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=False)
+    return yaml.dump(
+        _plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=False
+    )
 
 
 def _plain(value: Any) -> Any:

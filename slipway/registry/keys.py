@@ -1,7 +1,7 @@
 """Whose signature counts: the keys of a project, in the state folder.
 
 A key signs until it is *retired* (a new one took its place), and is believed until it *expires*; *revoked*, it is not
-believed at all. Expiry goes by the verifier's clock. Retirement goes by the time in the signed statement, which is the
+believed at all, and never for what is dated before it was made here. Expiry goes by the verifier's clock. Retirement goes by the time in the signed statement, which is the
 signer's clock: good enough for a key that was merely replaced (its private half is destroyed then), and the reason why a
 key that may be in other hands must be revoked, whatever time its statements claim.
 """
@@ -34,7 +34,8 @@ class Key(Artifact):
 
     public: str  # PEM
     owner: str
-    created: Moment
+    created: Moment  # when it came into the trust file
+    made: Moment | None = None  # when the key itself was, where that is known: another's may be older than our trust
     expires: Moment
     retired: Moment | None = None
     revoked: Moment | None = None
@@ -49,6 +50,8 @@ class Key(Artifact):
             return f"expired at {shown(self.expires)}"
         if self.retired and signed > self.retired:
             return f"was retired at {shown(self.retired)}, before the statement of {shown(signed)}"
+        if self.made and signed < self.made:
+            return f"was made at {shown(self.made)}, after the statement of {shown(signed)}"
         return None
 
     def state(self, now: datetime) -> str:
@@ -277,7 +280,8 @@ def _with_new_key(root: Path, trust: Trust, days: int) -> Trust:
     if trust.signing:
         known[trust.signing] = known[trust.signing].model_copy(update={"retired": begin})
     owner = f"this project, {begin:%Y-%m-%d}"
-    known[name] = Key(public=pem.decode(), owner=owner, created=begin, expires=begin + timedelta(days=days))
+    end = begin + timedelta(days=days)
+    known[name] = Key(public=pem.decode(), owner=owner, created=begin, made=begin, expires=end)
     return trust.model_copy(update={"keys": known, "signing": name})
 
 

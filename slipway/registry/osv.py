@@ -1,6 +1,6 @@
 """A snapshot of OSV's advisories: read and matched here, and served to pip-audit where no network is.
 
-Whatever about it is doubtful (torn, empty, garbage) is an error: an advisory that could not be read may be the one.
+Whatever about it is doubtful (torn, thin, garbage) is an error: an advisory that could not be read may be the one.
 """
 
 import dataclasses
@@ -25,11 +25,14 @@ from packaging.version import InvalidVersion, Version
 
 from slipway import atomic
 from slipway.errors import StageError, Transient, UsageError
+from slipway.registry.packages import Package
 
 Json = dict[str, Any]
 
 _AGAIN = "`slipway advisories fetch` brings a whole one"
 URL = "https://osv-vulnerabilities.storage.googleapis.com/PyPI/all.zip"  # every advisory about Python, renewed daily
+CONTROL = Package("jinja2", "2.4.1")  # vulnerable since 2014: who does not know that does not know
+LEAST = 1_000  # advisories; OSV has many times as many about Python packages, so fewer are a part of them
 _SOCKET_SECONDS = 20
 _LARGEST_SNAPSHOT = 4_000_000_000  # bytes
 _LARGEST = 50_000_000  # bytes of one advisory, unpacked: nothing real comes near
@@ -50,15 +53,28 @@ class Snapshot:
         """A snapshot: OSV's `all.zip`, or a folder of advisories."""
         about: dict[str, list[Json]] = {}
         times: list[datetime] = []
+        standing: set[str] = set()
         for name, data in _files(path):
             advisory, modified, packages = _advisory(path, name, data)
             if packages:
                 times.append(modified)
+            if packages and "withdrawn" not in advisory:
+                standing.add(advisory["id"])
             for package in packages:
                 about.setdefault(package, []).append(advisory)
         if not times:
             raise StageError(f"{path} holds no advisory about a Python package; {_AGAIN}")
-        return cls(path, max(times), len(times), about)
+        if len(standing) < LEAST:
+            raise StageError(
+                f"{path} holds {len(standing):,} advisories about Python packages and OSV many thousands, so it is a "
+                f"part of them, and what it does not know is not nothing; {_AGAIN}"
+            )
+        found = cls(path, max(times), len(times), about)
+        if not found.answer(CONTROL.name, CONTROL.version):
+            raise StageError(
+                f"{path} knows no vulnerability of {CONTROL.name} {CONTROL.version}, which has several; {_AGAIN}"
+            )
+        return found
 
     def answer(self, name: str, version: str) -> list[Json]:
         """The advisories that concern one version of a package, as pip-audit reads them: its fixes under its name."""

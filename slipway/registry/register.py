@@ -9,6 +9,7 @@ from slipway.governance import evidence
 from slipway.governance.evidence import Places
 from slipway.governance.judge import Evidence, judge
 from slipway.governance.policy import Policy
+from slipway.governance.receipt import recheck
 from slipway.registry import bom, card, entry, facts, grants, keys, observations, receipt, signing
 from slipway.registry.place import Place
 
@@ -21,6 +22,7 @@ def register(root: Path, release: str) -> Decision:
         raise Refused(f"the gate's verdict is {gate.verdict}, so there is nothing to register; see its summary")
     kept = receipt.folder_of(settings.project_folder(root), release)
     if (done := receipt.earlier(kept, gate)) is not None:
+        _still_holds(place, kept, done)
         return done
     found = evidence.gather(Places.of(root, place.paths))
     now = {**found.files, place.params.gate.policy: digest.of_file(place.policy)}
@@ -34,6 +36,15 @@ def register(root: Path, release: str) -> Decision:
     if candidate and decision.verdict != "pass":
         entry.abandon(root, candidate, release)
     return decision
+
+
+def _still_holds(place: Place, kept: Path, done: Decision) -> None:
+    """An earlier attempt's receipt counts as if it were made now: whole, signed, and what everything here leads to again."""
+    receipt.check_here(place.root, kept)
+    recheck(place.root, kept / receipt.DECISION, place.policy)
+    if done.verdict == "pass":
+        trust = keys.load(keys.folder(place.root) / keys.FILE)
+        signing.verify(kept, place.path("base"), place.path("adapter"), trust, keys.now())
 
 
 def _candidate(root: Path, place: Place) -> entry.Reserved | None:
@@ -68,6 +79,7 @@ def _judged(place: Place, folder: Path, gate: Decision, found: Evidence, version
     decision.save(folder / receipt.DECISION)
     if decision.verdict != "pass":
         (folder / signing.BUNDLE).unlink(missing_ok=True)
+    receipt.seal(place, folder, decision, _keyless(place))
     return decision
 
 
@@ -85,5 +97,8 @@ def _sign(place: Place, folder: Path, stated: Json, gate: Decision) -> Signature
         evidence_digest=gate.evidence_digest,
         policy_digest=gate.policy_digest,
     )
-    keyless = settings.load(place.root).signing == "keyless"
-    return signing.sign(place.root, folder, about, place.path("base"), place.path("adapter"), keyless)
+    return signing.sign(place.root, folder, about, place.path("base"), place.path("adapter"), _keyless(place))
+
+
+def _keyless(place: Place) -> bool:
+    return settings.load(place.root).signing == "keyless"

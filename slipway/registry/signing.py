@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +22,9 @@ from slipway.registry import keys
 
 BUNDLE = "statement.sig"
 KEYLESS_SECONDS = 60  # the most that Sigstore's services may take
+MOST_BYTES = 16_000_000  # of a file that a receipt has; the largest that was seen, a bill of materials, has a hundredth
 _SHOWN = 5
+Signer = Callable[[Path, Path], None]  # a file, and where the bundle over it goes
 
 
 class Statement(Artifact):
@@ -56,7 +58,7 @@ class About(Artifact):
 
 def sign(root: Path, folder: Path, about: About, base: Path, adapter: Path, keyless: bool = False) -> Signature:
     """Write statement and signature into a folder, and verify them as anybody else would."""
-    signer = None if keyless else keys.signing_key(root)
+    sign_file = signer(root, keyless)
     statement = Statement(
         **about.model_dump(),
         at=keys.now(),
@@ -66,11 +68,17 @@ def sign(root: Path, folder: Path, about: About, base: Path, adapter: Path, keyl
     )
     path, bundle = folder / Statement.FILE, folder / BUNDLE
     statement.save(path)
-    if signer:
-        _sign_with_key(path, bundle, signer[1])
-    else:
-        _model_signing("sign", "sigstore", "--use_ambient_credentials", "--signature", str(bundle), str(path))
+    sign_file(path, bundle)
     return verify(folder, base, adapter, keys.load(keys.folder(root) / keys.FILE), keys.now())
+
+
+def signer(root: Path, keyless: bool = False) -> Signer:
+    """How this project signs a file. The key is there from now on: what is dated later is never older than its key."""
+    if keyless:
+        words = ("sign", "sigstore", "--use_ambient_credentials", "--signature")
+        return lambda path, bundle: _model_signing(*words, str(bundle), str(path))
+    private = keys.signing_key(root)[1]
+    return lambda path, bundle: _sign_with_key(path, bundle, private)
 
 
 def _sign_with_key(path: Path, bundle: Path, private: Path) -> None:
@@ -121,15 +129,20 @@ def signed(folder: Path, trust: keys.Trust, now: datetime) -> tuple[Statement, s
     """The statement, once a trusted key or identity is known to have signed these very bytes; and who that was."""
     path, bundle = folder / Statement.FILE, folder / BUNDLE
     for needed in (path, bundle):
-        if not needed.is_file() or needed.is_symlink():
-            raise Refused(f"{needed} does not exist, so nobody vouches for this model; register it (`slipway run`)")
+        check_plain(needed)
     try:
         statement = Statement.load(path)
     except StageError as error:
         raise Refused(str(error)) from None
+    return statement, signed_by(path, bundle, statement.at, trust, now)
+
+
+def signed_by(path: Path, bundle: Path, at: datetime, trust: keys.Trust, now: datetime) -> str:
+    """The trusted key or identity that signed these very bytes, which say that they are of that time."""
+    check_plain(bundle)
     fingerprint = _hint(bundle)
     if fingerprint is None:
-        return statement, _by_identity(path, bundle, trust)
+        return _by_identity(path, bundle, trust)
     key = trust.keys.get(fingerprint)
     if key is None:
         raise Refused(
@@ -138,10 +151,36 @@ def signed(folder: Path, trust: keys.Trust, now: datetime) -> tuple[Statement, s
         )
     if key.purpose != "models":
         raise Refused(f"{bundle} is signed by the key {fingerprint[:16]}, which is trusted for {key.purpose} alone")
-    if doubt := key.doubt(statement.at, now):
+    if doubt := key.doubt(at, now):
         raise Refused(f"{bundle} is signed by the key {fingerprint[:16]}, which {doubt}; register the model again")
     _check_key(path, bundle, key)
-    return statement, fingerprint
+    return fingerprint
+
+
+def check_plain(path: Path) -> None:
+    """What somebody put in a file's place is a file that may be opened and read whole; Refused naming what it is."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        raise Refused(
+            f"{path} does not exist, so nobody vouches for this model; register it again (`slipway run --again`)"
+        ) from None
+    except OSError as error:
+        raise Refused(_unreadable(path, error)) from None
+    if odd := _odd(about.st_mode):
+        raise Refused(f"{path} {odd}; bring the receipt's own file back")
+    if about.st_size > MOST_BYTES:
+        raise Refused(
+            f"{path} has {about.st_size:,} bytes, more than the {MOST_BYTES:,} that a receipt's file may have"
+        )
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise Refused(_unreadable(path, error)) from None
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be read ({error.strerror or error}); give it back to whoever verifies"
 
 
 def _hint(bundle: Path) -> str | None:
@@ -213,6 +252,8 @@ def differences(files: Mapping[str, str], folders: Mapping[str, Path]) -> Iterat
         if not folder.is_dir() or folder.is_symlink():
             yield f"{folder} does not exist"
             continue
+        if (mode := folder.lstat().st_mode) & stat.S_IWOTH:
+            yield _open_to_all(folder, mode)
         needed = {parent.as_posix() for path in listed for parent in Path(path).parents} - {"."}
         present = set()
         for entry in _entries(folder):
@@ -237,12 +278,35 @@ def _wrong(entry: Path, sha256: str | None, is_parent: bool) -> Iterator[str]:
     if stat.S_ISDIR(mode):
         if not is_parent:
             yield f"{entry}/ is not in the signed statement"
+        elif mode & stat.S_IWOTH:
+            yield _open_to_all(entry, mode)
         return
     if sha256 is None:
         yield f"{entry} is not in the signed statement"
-    elif not stat.S_ISREG(mode):
-        yield f"{entry} is no regular file"
-    elif mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH | stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH):
-        yield f"{entry} has the mode {stat.S_IMODE(mode):o}; a model's file is neither run nor written by everybody"
-    elif (found := digest.of_file(entry)) != sha256:
-        yield f"{entry} changed: its SHA-256 is {found}, signed was {sha256}"
+    elif odd := _odd(mode):
+        yield f"{entry} {odd}"
+    else:
+        yield from _changed(entry, sha256)
+
+
+def _changed(file: Path, sha256: str) -> Iterator[str]:
+    try:
+        found = digest.of_file(file)
+    except OSError as error:
+        yield _unreadable(file, error)
+        return
+    if found != sha256:
+        yield f"{file} changed: its SHA-256 is {found}, signed was {sha256}"
+
+
+def _open_to_all(folder: Path, mode: int) -> str:
+    return f"{folder}/ has the mode {stat.S_IMODE(mode):o}; a folder that everybody may write holds whatever they want"
+
+
+def _odd(mode: int) -> str | None:
+    """What a file is that a model's file never is; no digest tells its mode."""
+    if not stat.S_ISREG(mode):
+        return "is no regular file"
+    if mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH | stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH):
+        return f"has the mode {stat.S_IMODE(mode):o}; a model's file is neither run nor written by everybody"
+    return None

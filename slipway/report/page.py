@@ -143,6 +143,11 @@ def _word(finding: Finding) -> words.Word:
     return words.WAIVED if finding.waiver else words.VERDICTS[finding.verdict]
 
 
+def idle_waivers(evidence: Evidence) -> list[str]:
+    """Whoever gave one believes that it holds."""
+    return evidence.registration.idle_waivers if evidence.registration else []
+
+
 def second_rules(evidence: Evidence) -> list[Rule]:
     """What `register` judged beyond the gate: the rules that need observations, and any whose verdict moved."""
     if evidence.registration is None:
@@ -251,6 +256,7 @@ def view(evidence: Evidence) -> dict[str, Any]:
         "longest": longest,
         "problems": [
             *evidence.release.warnings,
+            *idle_waivers(evidence),
             *evidence.problems,
         ],  # last: reading the parts above is what finds them
     }

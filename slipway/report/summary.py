@@ -86,7 +86,8 @@ def renderable(evidence: Evidence, release: Release) -> RenderableType:
     if scorecard:
         parts += [_metrics(scorecard), Text()]
     parts.append(_plain(f"{word.sign} {word.text}: {words.reason(release)}", f"bold {_COLOURS[word.tone]}"))
-    parts += [_plain(f"  ! {problem}", "yellow") for problem in (*release.warnings, *evidence.problems)]
+    idle = evidence.registration.idle_waivers if evidence.registration else []
+    parts += [_plain(f"  ! {problem}", "yellow") for problem in (*release.warnings, *idle, *evidence.problems)]
     took = f" in {words.duration(release.seconds)}" if release.seconds is not None else ""
     parts.append(_plain(f"  release {release.id}{took}"))
     if release.report:

@@ -6,17 +6,19 @@ Nothing is executed or unpickled, no link is followed, nothing outside the folde
 
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from slipway import errors
 from slipway.artifacts import Scan, ScannedFile
-from slipway.scanning import kinds, opinions, walk
+from slipway.scanning import kinds, opinions, polyglots, walk
 from slipway.scanning.denied import Denied
 from slipway.scanning.kinds import Kind, Mode
 from slipway.scanning.walk import Entry, Opened
 
 _REFUSED_READ = 1 << 30  # a refused file is still named by its digest up to this size; beyond, nobody waits for it
+
+_FAILURES = (ValueError, ArithmeticError, LookupError, RecursionError, MemoryError)
 
 
 def scan(path: Path, mode: Mode = "deploy", ask_others: bool = True) -> Scan:
@@ -61,12 +63,22 @@ def _empty() -> ScannedFile:
 @contextmanager
 def _entries(path: Path) -> Iterator[Iterator[Entry]]:
     """What lies at a path: everything below a folder, or the one file (or link, or pipe) itself."""
-    try:
-        is_folder = stat.S_ISDIR(path.lstat().st_mode)
-        with walk.open_folder(path if is_folder else path.parent.resolve()) as folder:
-            yield walk.entries(folder) if is_folder else iter([walk.seen(path.name, folder)])
-    except FileNotFoundError as error:
-        raise errors.UsageError(f"{error.filename or path} does not exist; name a model's file or folder") from None
+    with ExitStack() as stack:
+        try:
+            is_folder = stat.S_ISDIR(path.lstat().st_mode)
+            folder = stack.enter_context(walk.open_folder(path if is_folder else path.parent.resolve()))
+            found = walk.entries(folder) if is_folder else iter([walk.seen(path.name, folder)])
+        except (OSError, ValueError) as error:  # a ValueError: a name that holds a NUL
+            raise _not_there(path, error) from None
+        yield found
+
+
+def _not_there(path: Path, error: OSError | ValueError) -> errors.UsageError:
+    name = walk.printable(str(path))
+    if isinstance(error, FileNotFoundError):
+        return errors.UsageError(f"{name} does not exist; name a model's file or folder")
+    why = error.strerror if isinstance(error, OSError) else error
+    return errors.UsageError(f"{name} cannot be read ({why}); name a model's file or folder that can be")
 
 
 def _judged(entry: Entry, mode: Mode) -> ScannedFile:
@@ -100,6 +112,9 @@ def _fault(file: Opened, kind: Kind, path: str) -> str | None:
         return f"{kind.reason}; its content is {content}" if content else kind.reason
     try:
         kind.check(file, path)
+        polyglots.check(file)
     except Denied as error:
         return f"{content}, whatever its name says: {error}" if content and kind.format != "pickle" else str(error)
+    except _FAILURES as error:  # a reader that fails has not allowed the file
+        return f"cannot be judged ({type(error).__name__})"
     return None

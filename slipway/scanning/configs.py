@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from slipway import strict
-from slipway.scanning import templates
+from slipway.scanning import swelling, templates
 from slipway.scanning.denied import Denied, decoded, shown, too_deep
 from slipway.scanning.walk import Opened
 
@@ -32,6 +32,8 @@ def check(file: Opened, name: str) -> None:
     base = PurePosixPath(name).name
     is_large = base in _VOCABULARIES or base.endswith(".index.json")
     value = parsed(file.whole(MAX_LARGE_BYTES if is_large else MAX_BYTES))
+    if base == "tokenizer.json":
+        swelling.check(value)
     if base in _VOCABULARIES:
         return
     if base.endswith(".index.json"):
@@ -39,7 +41,10 @@ def check(file: Opened, name: str) -> None:
     for key, inner in _pairs(value):
         if fault := _fault(key, inner):
             raise Denied(fault)
-    for template in _templates(value):
+    found = set(_templates(value))
+    if (characters := sum(map(len, found))) > templates.MAX_CHARACTERS:
+        raise Denied(f"chat templates of {characters:,} characters together; {templates.MAX_CHARACTERS:,} are the most")
+    for template in sorted(found):
         templates.check(template)
 
 
@@ -75,6 +80,8 @@ def _fault(key: str, value: Any) -> str | None:
         return f"{key} names a file to unpickle; remove it"
     if _KERNELS.fullmatch(key) and "/" in str(value):
         return f"{key} asks for compiled code from elsewhere ({shown(str(value))}); remove it"
+    if key == "peft_type" and str(value).upper() == "XLORA":
+        return "an adapter that loads other adapters by name (XLORA), which nobody has judged"
     if key == "class_name" and value == "Lambda":
         return "a Keras Lambda layer, which holds code"
     if key == "parent_library" and not str(value).startswith(_LIBRARIES):

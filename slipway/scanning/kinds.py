@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from slipway.scanning import configs, pieces, templates, tensors, text, torch_files
-from slipway.scanning.denied import decoded
 from slipway.scanning.walk import Opened
 
 Mode = Literal["deploy", "import"]
@@ -28,7 +27,7 @@ def _plain(check: Callable[[Opened], None]) -> Callable[[Opened, str], None]:
 
 
 def _check_template(file: Opened) -> None:
-    templates.check(decoded(file.whole(4 * templates.MAX_CHARACTERS)))
+    templates.check(text.checked(file.whole(4 * templates.MAX_CHARACTERS)))
 
 
 _TENSORS = Kind("safetensors", _plain(tensors.check), "safetensors, every number finite")
@@ -42,9 +41,10 @@ _PICKLE = Kind("pickle", _plain(torch_files.check), "a pickle that only rebuilds
 
 _ALLOWED = {
     ".safetensors": _TENSORS, ".json": _JSON, ".jinja": _TEMPLATE, ".md": _CARD, ".txt": _TEXT,
-    ".yaml": _YAML, ".yml": _YAML, ".model": _PIECES,
+    ".yaml": _YAML, ".yml": _YAML,
 }  # fmt: skip
 _NAMED = {"model.sig": _JSON} | dict.fromkeys(("LICENSE", "LICENCE", "NOTICE", "COPYING", "README", "AUTHORS"), _TEXT)
+_VOCABULARY = re.compile(r"(tokenizer|spiece|spm|sentencepiece[\w.-]*)\.model")  # what tokenizers call theirs
 _IMPORTED = dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), _PICKLE)
 
 _CAN_RUN = "which can run code when read"
@@ -64,9 +64,15 @@ _REFUSED = {
              "mjs ts wasm ipynb rb pl lua r jl java class c cc cpp h cu cuh rs go php pth.py ptx cubin o a ko pth_code"),
     "page": ("a page that a browser would run", "html htm xhtml svg xml mhtml css pdf"),
     "tensorrt": ("a compiled engine, which runs as it is", "engine plan trt mlmodel mlpackage dlc rknn torchscript ptl"),
+    "model": ("a .model file that is not called as a tokenizer's vocabulary is (tokenizer.model, spiece.model, spm.model, "
+              "sentencepiece*.model)", "model"),
     "data": ("data, which has no place in a model", "csv tsv parquet arrow sqlite db jsonl npz.gz lmdb msgpack"),
 }  # fmt: skip
 _BY_EXTENSION = {f".{ext}": Kind(kind, None, why) for kind, (why, names) in _REFUSED.items() for ext in names.split()}
+_BUILT_BY_NAME = {"modules.json", "model_index.json"}
+_BY_CLASS_NAME = Kind(
+    "json", None, "names the classes that sentence-transformers or diffusers import; no language model needs it"
+)
 _HIDDEN = Kind("text", None, "hidden: a repository's own file, no part of a model")
 _UNKNOWN = Kind("unknown", None, "none of the formats that a model may hold (safetensors, JSON, jinja, text)")
 
@@ -112,7 +118,9 @@ def of_name(path: str, mode: Mode) -> Kind:
     if name.startswith("."):
         return _HIDDEN
     suffix = PurePosixPath(name).suffix.lower()
-    found = _NAMED.get(name) or _ALLOWED.get(suffix)
+    found = _BY_CLASS_NAME if name.lower() in _BUILT_BY_NAME else _NAMED.get(name) or _ALLOWED.get(suffix)
+    if _VOCABULARY.fullmatch(name):
+        found = _PIECES
     if found is None and mode == "import":
         found = _IMPORTED.get(suffix)
     return found or _BY_EXTENSION.get(suffix, _UNKNOWN)

@@ -2,21 +2,25 @@
 
 from collections.abc import Iterator
 
-from slipway.scanning import text
+from slipway.scanning import letters, swelling, text
 from slipway.scanning.denied import Denied
 from slipway.scanning.walk import Opened
 
 MAX_BYTES = 16_000_000  # the largest have 5 MB
+MAX_NUMBER = (1 << 64) - 1
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # ModelProto: pieces, trainer_spec, normalizer_spec, self_test_data, denormalizer_spec.
 _PIECES, _OTHERS = 1, {2, 3, 4, 5}
+_NORMALIZERS, _TABLE = {3, 5}, (2, _BYTES)  # their table of characters
 _PIECE = {1: _BYTES, 2: _FIXED32, 3: _VARINT}  # the token, its score, its type
 
 
 def check(file: Opened) -> None:
     """Denied unless it is a vocabulary and nothing else."""
     data = file.whole(MAX_BYTES)
+    if letters.is_pickle(data):
+        raise Denied("a pickle too, which can run code when read")
     if text.is_tiktoken(data):
         return
     pieces = 0
@@ -26,6 +30,10 @@ def check(file: Opened) -> None:
         if number == _PIECES:
             _check_piece(value)
             pieces += 1
+        elif number in _NORMALIZERS:
+            for inner, kind, table in _fields(value):
+                if (inner, kind) == _TABLE:
+                    swelling.check_map(table)
     if not pieces:
         raise Denied("not a SentencePiece vocabulary: it has no pieces")
 
@@ -59,6 +67,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number as a writer writes it, in as few bytes as it needs: a longer form could spell another format's first bytes."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -66,5 +75,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         value, at = value | (byte & 0x7F) << shift, at + 1
         if byte < 0x80:
+            if (byte == 0 and shift) or value > MAX_NUMBER:
+                break
             return value, at
     raise Denied(f"not a SentencePiece vocabulary: malformed at byte {at:,}")

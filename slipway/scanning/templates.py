@@ -1,9 +1,10 @@
 """Chat templates: programs in jinja2, parsed but never run.
 
 Whoever renders one does it in jinja2's sandbox. What is refused here never gets that far: reaching for Python's insides
-by name, other templates, filters that look attributes up, and loops made to last.
+by name, other templates, filters that look attributes up, and, by `growth`, work without end.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,10 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 
+from slipway.scanning import growth
 from slipway.scanning.denied import Denied, shown
 
 MAX_CHARACTERS = 200_000
-MAX_NUMBER = 10_000  # in range(), `*` and `**`: no conversation has more turns
 
 _FILTERS = {
     "abs", "batch", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float",
@@ -25,6 +26,7 @@ _FILTERS = {
 _BY_ATTRIBUTE = {"map", "selectattr", "rejectattr", "groupby", "sort", "sum", "min", "max", "unique"}
 _GLOBALS = {"lipsum", "cycler", "joiner", "self"}  # objects of jinja2 itself: the usual ways to Python's insides
 _INSIDES = {"mro", "func_globals", "func_code", "gi_frame", "gi_code", "cr_frame", "tb_frame"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f\x9b]")  # an escape sequence rewrites a terminal
 _OTHER_FILES = (nodes.Import, nodes.FromImport, nodes.Include, nodes.Extends)
 
 
@@ -49,10 +51,16 @@ def check(source: str) -> None:
     """Denied unless a chat template only arranges what it is given."""
     if len(source) > MAX_CHARACTERS:
         raise Denied(f"a chat template of {len(source):,} characters; {MAX_CHARACTERS:,} are the most")
+    if found := _CONTROL.search(source):
+        raise Denied(f"the chat template holds the control character {ord(found.group()):#04x}")
     try:
-        for node in _nodes(_ENVIRONMENT.parse(source)):
+        tree = _ENVIRONMENT.parse(source)
+        for node in _nodes(tree):
             if fault := _fault(node):
                 raise Denied(f"the chat template {fault} (line {getattr(node, 'lineno', 1)})")
+        growth.check(tree)
+    except (ValueError, OverflowError) as error:  # jinja2 passes on what Python's own readers say of a constant
+        raise Denied(f"the chat template holds a constant that cannot be read ({shown(str(error))})") from None
     except jinja2.TemplateError as error:
         raise Denied(f"the chat template is not valid jinja2: {shown(str(error))}") from None
     except RecursionError:
@@ -78,9 +86,11 @@ def _fault(node: nodes.Node) -> str | None:
         return f"uses {shown(node.name)}"
     if isinstance(node, nodes.Const) and isinstance(node.value, str) and _is_dunder(node.value):
         return f"spells out {shown(node.value)}"
+    if isinstance(node, nodes.Const) and isinstance(node.value, str) and _CONTROL.search(node.value):
+        return f"writes a control character ({shown(node.value)})"
     if isinstance(node, nodes.Filter):
         return _filter_fault(node)
-    return _size_fault(node)
+    return "uses powers" if isinstance(node, nodes.Pow) else None
 
 
 def _filter_fault(node: nodes.Filter) -> str | None:
@@ -99,27 +109,6 @@ def _filter_fault(node: nodes.Filter) -> str | None:
         if name is not None and any(_is_inside(part) for part in name.split(".")):
             return f"reaches for the attribute {shown(name)}"
     return None
-
-
-def _size_fault(node: nodes.Node) -> str | None:
-    """Work without end, or text without end, out of a few characters."""
-    if isinstance(node, nodes.Pow):
-        return "uses powers"
-    if isinstance(node, nodes.Mul) and any(_is_large(side) for side in (node.left, node.right)):
-        return f"multiplies by more than {MAX_NUMBER:,}"
-    if _is_range(node) and any(_is_large(number) for number in node.iter_child_nodes()):
-        return f"counts beyond {MAX_NUMBER:,}"
-    return None
-
-
-def _is_range(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name) and node.node.name == "range"
-
-
-def _is_large(node: nodes.Node) -> bool:
-    if isinstance(node, nodes.Mul):
-        return _is_large(node.left) or _is_large(node.right) or isinstance(node.left, nodes.Const | nodes.Mul)
-    return isinstance(node, nodes.Const) and isinstance(node.value, int) and abs(node.value) > MAX_NUMBER
 
 
 def _is_inside(name: str) -> bool:

@@ -1,11 +1,11 @@
 """Plain text, model cards and YAML: nothing that a viewer, a shell or a parser would take for orders."""
 
 import html
-import pickletools
 import re
 
 import yaml
 
+from slipway.scanning import letters
 from slipway.scanning.denied import Denied, decoded, shown
 from slipway.scanning.walk import Opened
 
@@ -28,16 +28,16 @@ _HANDLER = re.compile(
     r"""|page\w+|copy|cut|paste|contextmenu|auxclick|canplay\w*|play\w*|show|start|finish)\s*=""",
     re.IGNORECASE,
 )
-# Where an address may stand, with all white space and entities resolved as a browser does.
+# Where an address may stand, with all white space and entities resolved as a browser does. What it may begin with (`<`)
+# is no part of the run after it, and the run gives nothing back: a megabyte of `<` is looked at once, not once for each.
 _ADDRESS = re.compile(
-    r"""(?:\]\(|\]:|=|<)["'<(]*(?:(?:java|vb|live)script:|data:(?:text/html|application/(?:xhtml|x-|java|ecma)))""",
+    r"""(?:\]\(|\]:|=|<)["'(]*+(?:(?:java|vb|live)script:|data:(?:text/html|application/(?:xhtml|x-|java|ecma)))""",
     re.IGNORECASE,
 )
+_ENTITY = re.compile(r"&#[xX]?[0-9a-fA-F]{17,}")  # the longest that a character has are 7 digits
 _FRONT_MATTER = re.compile(r"\A\ufeff?---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the pure-Python one reads the same language, slower
-_OPERATIONS = 100_000  # no prose gets that far
-_CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"}
-_TIKTOKEN = re.compile(rb"(?:[A-Za-z0-9+/]+={0,2} \d{1,9}\n)*(?:[A-Za-z0-9+/]+={0,2} \d{1,9})?")
+_TIKTOKEN = re.compile(rb"(?:[A-Za-z0-9+/]++={0,2} \d{1,9}\n)*+(?:[A-Za-z0-9+/]+={0,2} \d{1,9})?")
 
 
 def check_plain(file: Opened) -> None:
@@ -55,7 +55,7 @@ def checked(data: bytes) -> str:
         raise Denied("a web page or program, whatever its name says")
     if _PRIVATE_KEY.search(text):
         raise Denied("holds a private key")
-    if _is_pickle(data):
+    if letters.is_pickle(data):
         raise Denied("a pickle written in letters, which can run code when read")
     return text
 
@@ -67,6 +67,10 @@ def check_card(file: Opened) -> None:
         raise Denied(f"holds the direction mark U+{ord(found.group()):04X}, which hides what a line says")
     if matter := _FRONT_MATTER.match(text):
         check_yaml(matter.group(1))
+    if found := _ENTITY.search(text):
+        raise Denied(
+            f"holds {shown(found.group()[:20])}, a character's number of more than 16 digits; no character has one"
+        )
     addresses = re.sub(r"\s+", "", html.unescape(text))
     if found := _ACTIVE.search(text) or _HANDLER.search(text) or _ADDRESS.search(addresses):
         raise Denied(f"holds active HTML: {shown(found.group())}; a card may only show text and pictures")
@@ -89,22 +93,11 @@ def check_yaml(text: str) -> None:
             if depth > MAX_YAML_DEPTH:
                 raise Denied(f"YAML nested deeper than {MAX_YAML_DEPTH} levels")
     except yaml.YAMLError as error:
-        raise Denied(f"not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise Denied(
+            f"not valid YAML: {shown(str(getattr(error, 'problem', None) or error).split(chr(10))[0])}"
+        ) from None
 
 
 def is_tiktoken(data: bytes) -> bool:
     """Whether a vocabulary is in OpenAI's form: base64 and rank, one token a line."""
     return bool(data) and _TIKTOKEN.fullmatch(data) is not None
-
-
-def _is_pickle(data: bytes) -> bool:
-    """Whether text is a whole pickle that calls something (protocol 0 is all letters)."""
-    names = set()
-    try:
-        for count, (operation, _, _) in enumerate(pickletools.genops(data)):
-            names.add(operation.name)
-            if count > _OPERATIONS:
-                return True
-    except Exception:  # noqa: BLE001 - whatever pickletools raises means that this is no pickle
-        return False
-    return bool(names & _CALLS)

@@ -17,6 +17,8 @@ from slipway.scanning.walk import CHUNK, Opened
 MAX_ENTRIES = 100_000
 MAX_DIRECTORY = 32_000_000
 _END = struct.Struct("<4sHHHHIIH")
+_END_64 = struct.Struct("<4sQHHIIQQQQ")
+_LOCATOR = struct.Struct("<4sIQI")
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _DESCRIPTORS = (0, 12, 16, 20, 24)  # bytes that may follow an entry: its sizes again, in four forms
 _ENDS = (22, 22 + 20 + 56)  # the end record, without and with its 64-bit forms
@@ -41,15 +43,28 @@ def check(file: Opened) -> None:
 
 
 def _check_end(stream: BinaryIO, size: int) -> None:
-    """The directory ends the file and fits into memory, which is where zipfile reads it to."""
-    tail = os.pread(stream.fileno(), 98, max(0, size - 98))
-    start, _, _, _, _, length, _, comment = _END.unpack(tail[-_END.size :])
+    """The directory ends right before the end records, where every reader looks, and fits into memory."""
+    tail = os.pread(stream.fileno(), _ENDS[1], max(0, size - _ENDS[1]))
+    start, _, _, _, _, length, offset, comment = _END.unpack(tail[-_END.size :])
     if start != b"PK\x05\x06" or comment:
         raise Denied("an archive with a comment, or bytes after its end")
-    if length == 0xFFFF_FFFF and tail.startswith(b"PK\x06\x06"):
-        (length,) = struct.unpack_from("<Q", tail, 40)
+    has_64 = tail[-_LOCATOR.size - _END.size :].startswith(b"PK\x06\x07")
+    if has_64:
+        length, offset = _large(tail, size, length, offset)
     if length > MAX_DIRECTORY:
         raise Denied(f"an archive with a directory of {length:,} bytes; {MAX_DIRECTORY:,} is the most")
+    if offset + length != size - _ENDS[has_64]:
+        raise Denied("an archive whose directory does not lie where its end says, which readers take differently")
+
+
+def _large(tail: bytes, size: int, length: int, offset: int) -> tuple[int, int]:
+    """Length and offset of the directory by the 64-bit end record; the short record may not say something else."""
+    start, _, _, _, _, _, _, _, large_length, large_offset = _END_64.unpack_from(tail)
+    _, _, at, _ = _LOCATOR.unpack_from(tail, _END_64.size)
+    told = {(length, large_length), (offset, large_offset)}
+    if start != b"PK\x06\x06" or at != size - _ENDS[1] or any(a not in (b, 0xFFFF_FFFF) for a, b in told):
+        raise Denied("an archive whose two end records disagree")
+    return large_length, large_offset
 
 
 def _check_archive(archive: zipfile.ZipFile, stream: BinaryIO, size: int) -> None:

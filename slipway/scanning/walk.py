@@ -18,6 +18,7 @@ from pathlib import Path
 from slipway.scanning.denied import Denied
 
 MAX_ENTRIES = 10_000  # in one folder
+MAX_TOTAL = 20_000  # in all folders together
 MAX_DEPTH = 8
 MAX_NAME_BYTES = 200
 CHUNK = 1 << 20
@@ -106,7 +107,8 @@ def opened(name: str, folder: int, expected: os.stat_result) -> Iterator[Opened]
 
 
 def _mark(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
+    """What changes when a file does; its owner can set the time of change back (mtime), nobody that of the entry (ctime)."""
+    return status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextmanager
@@ -118,16 +120,33 @@ def open_folder(path: Path | str, inside: int | None = None) -> Iterator[int]:
         os.close(handle)
 
 
-def entries(folder: int, prefix: str = "", depth: int = 0) -> Iterator[Entry]:
-    """Everything below an open folder, in one order everywhere; a folder that holds nothing is an entry too."""
-    with os.scandir(folder) as listing:
-        names = sorted(entry.name for entry in islice(listing, MAX_ENTRIES + 1))
+def entries(folder: int) -> Iterator[Entry]:
+    """Everything below an open folder, in one order everywhere; what lies beyond the most that is looked at is refused."""
+    for count, entry in enumerate(_below(folder)):
+        if count == MAX_TOTAL:
+            yield _refused(folder, "", f"more than {MAX_TOTAL:,} files and folders")
+            return
+        yield entry
+
+
+def _below(folder: int, prefix: str = "", depth: int = 0) -> Iterator[Entry]:
+    """Everything below an open folder; a folder that holds nothing is an entry too."""
+    try:
+        with os.scandir(folder) as listing:
+            names = sorted(entry.name for entry in islice(listing, MAX_ENTRIES + 1))
+    except OSError as error:
+        yield _refused(folder, prefix, f"cannot be listed ({error.strerror})")
+        return
     if len(names) > MAX_ENTRIES:
         yield _refused(folder, prefix, f"more than {MAX_ENTRIES:,} files in one folder")
         return
     alike = Counter(_folded(name) for name in names)
     for name in names:
-        entry = seen(name, folder, prefix, alike[_folded(name)] > 1)
+        try:
+            entry = seen(name, folder, prefix, alike[_folded(name)] > 1)
+        except OSError as error:  # it was there a moment ago
+            yield _refused(folder, prefix + printable(name), f"cannot be looked at ({error.strerror})")
+            continue
         yield entry
         if entry.kind == "folder" and entry.fault is None:
             yield from _inside(entry, depth + 1)
@@ -140,7 +159,7 @@ def _inside(entry: Entry, depth: int) -> Iterator[Entry]:
     try:
         with open_folder(entry.name, entry.folder) as inner:
             found = False
-            for below in entries(inner, entry.path + "/", depth):
+            for below in _below(inner, entry.path + "/", depth):
                 found = True
                 yield below
             if not found:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
@@ -66,19 +68,34 @@ NAMES = {
 }
 
 
-def _folder(path: Path, files: dict[str, str], facts: dict[str, Any], rows: dict[str, int] | None = None) -> Manifest:
+def _folder(
+    path: Path, files: dict[str, str | bytes], facts: dict[str, Any], rows: dict[str, int] | None = None
+) -> Manifest:
     for name, text in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".safetensors"):
+        if isinstance(text, bytes):
+            (path / name).write_bytes(text)
+        elif name.endswith(".safetensors"):
             save_file({"weight": np.full((2, 2), len(text), dtype=np.float32)}, path / name)
         else:
             (path / name).write_text(text)
     return Manifest.write(path, facts, rows)
 
 
+TEST_ROWS = [Row(f"{i:04x}", "[]", f"question {i}", f"answer {i}", "ab"[i % 2]) for i in range(ROWS)]
+
+
+def _table(rows: list[Row]) -> bytes:
+    """Test rows as prepare writes them, in no order that anybody should rely on."""
+    more = {"language": "en", "source_file": "rows.jsonl"}
+    table = pa.Table.from_pylist([vars(row) | more | {"source_row": at} for at, row in enumerate(rows, 1)][::-1])
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream)
+    return bytes(stream.getvalue())
+
+
 def _tests(prepared: Path) -> TestSet:
-    rows = [Row(f"t{i:03}", "[]", f"question {i}", f"answer {i}", "ab"[i % 2]) for i in range(ROWS)]
-    return TestSet(rows, ROWS, digest.of_file(prepared / "rows" / "test.parquet"), lambda answer: None)
+    return TestSet(TEST_ROWS, ROWS, digest.of_file(prepared / "rows" / "test.parquet"), lambda answer: None)
 
 
 def _predictions(tests: TestSet, right: int, loss: float) -> list[Prediction]:
@@ -158,6 +175,14 @@ class Project:
             confusion=confusion.counts(tests, models["tuned"]),
         ).save(self.path("scorecard"))
 
+    def predict(self, change: Callable[[dict[str, Any]], list[dict[str, Any]]]) -> None:
+        """Other predictions, which the scorecard says it rests on."""
+        path = self.path("predictions")
+        table = pq.read_table(path)
+        rows = [new for row in table.to_pylist() for new in change(row)]
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+        self.edit("scorecard", lambda card: card.update(predictions_sha256=digest.of_file(path)))
+
     def judge(self, policy: Path = POLICY) -> Decision:
         inputs = {name: self.path(name) for name in NAMES}
         metrics = gate(GateParams(policy=str(policy)), policy, **inputs)
@@ -180,8 +205,8 @@ def _made(root: Path) -> Project:
         {"adapter_config.json": config, "adapter_model.safetensors": "ab"},
         {"method": "lora", "base_digest": about.digest},
     )
-    card = json.dumps({"drop_rate": 0.1, "duplicate_rate": 0.05})
-    files = {"rows/test.parquet": "rows", "rows/train.parquet": "more", "card.json": card}
+    card = json.dumps({"rows_in": 4000, "drop_rate": 0.1, "duplicate_rate": 0.05})
+    files = {"rows/test.parquet": _table(TEST_ROWS), "rows/train.parquet": "more", "card.json": card}
     counts = {"rows/test.parquet": ROWS, "rows/train.parquet": 3000}
     data = _folder(prepared, files, {"label_pattern": None}, counts)
     SourcePin(source="sample", test_source=None, revision=None, files=[]).save(project.path("source"))
@@ -290,6 +315,43 @@ def test_a_figure_that_the_predictions_contradict_is_named(
     decision = project.judge()
     assert "evidence-recount" in _blamed(decision)
     assert named in _finding(decision, "evidence-recount").reason
+
+
+# What is done to the rows of one test row's predictions, and what is said of it.
+OTHER_ROWS: dict[str, tuple[Callable[[dict[str, Any]], list[dict[str, Any]]], str]] = {
+    "missing": (lambda row: [], "0001 is missing"),
+    "twice": (lambda row: [row, row], "0001 is there twice"),
+    "foreign": (lambda row: [row | {"id": "00015"}], "0001 is missing"),
+    "foreign too": (lambda row: [row, row | {"id": "ffff"}], "ffff is not of the test set"),
+    "another's place": (lambda row: [row | {"id": "0002"}], "0002 is there twice"),
+    "easier answer": (lambda row: [row | {"answer": "answer"}], "0001 has another answer or label"),
+    "easier label": (lambda row: [row | {"label": "a"}], "0001 has another answer or label"),
+    "no label": (lambda row: [row | {"label": None}], "0001 has another answer or label"),
+}
+
+
+@pytest.mark.parametrize(
+    "models", [{"tuned"}, {"base"}, {"tuned", "base"}], ids=lambda models: "+".join(sorted(models))
+)
+@pytest.mark.parametrize("done", OTHER_ROWS)
+def test_predictions_on_other_rows_than_the_test_sets_are_refused(
+    project: Project, done: str, models: set[str]
+) -> None:
+    """Also where the scorecard agrees with them: it was made from them."""
+    change, named = OTHER_ROWS[done]
+    project.predict(lambda row: change(row) if row["model"] in models and row["id"] == "0001" else [row])
+    finding = _finding(project.judge(), "evidence-recount")
+    assert finding.verdict == "refuse"
+    assert f"rows of {'tuned' if 'tuned' in models else 'base'}: {named}" in finding.reason
+
+
+@pytest.mark.parametrize(
+    "torn", [{"prediction": None}, {"id": None}, {"exact": None}, {"loss": math.nan}, {"loss": None}, {"tokens": None}]
+)
+def test_torn_predictions_are_one_line(project: Project, torn: dict[str, Any]) -> None:
+    project.predict(lambda row: [row | torn] if row["id"] == "0001" else [row])
+    with pytest.raises(StageError, match=r"the row .* is torn; run evaluate again"):
+        project.judge()
 
 
 def test_another_champion_than_the_pinned_one_is_refused(project: Project) -> None:

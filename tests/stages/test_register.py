@@ -11,21 +11,21 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any
 
+import made_evidence
 import pyarrow
 import pyarrow.parquet
 import pytest
 import stub_project
 import yaml
-from stages.test_gate import NAMES, Project, _made
+from made_evidence import RELEASE, Workspace, serves
 
 from slipway import digest, git, model
-from slipway.artifacts import Advisories, Decision, Manifest, Observations, Servability, Waiver
+from slipway.artifacts import Decision, Manifest, Servability, Waiver
 from slipway.errors import Refused, StageError, Transient, UsageError
 from slipway.governance import receipt as receipts
 from slipway.ledger import events, operations
 from slipway.ledger.database import Database
 from slipway.registry import (
-    advisories,
     bom,
     card,
     entry,
@@ -35,7 +35,6 @@ from slipway.registry import (
     mirror,
     observations,
     receipt,
-    register,
     servability,
     signing,
     store,
@@ -45,89 +44,14 @@ from slipway.registry import (
 from slipway.registry.place import Place
 from slipway.registry.versions import Version
 
-ROOT = Path(__file__).parents[2]
-RELEASE = "20260101-000000-abcdef"
-FILES = {"observations.json", "decision.json", "README.md", "eval_results.yaml", "bom.json", "statement.json"}
-
-
-def serves(**changes: Any) -> Servability:
-    good = {"device": "cpu", "prompts": 16, "load_seconds": 1.0, "peak_bytes": 500_000_000, "tokens_per_second": 300.0}
-    seconds = {f"latency_{name}_seconds": 0.2 for name in ("p50", "p95", "p99")}
-    return Servability.model_validate(good | seconds | {"deterministic": True} | changes)
-
-
-class Workspace(Project):
-    """Evidence that the gate has passed, in a git repository, kept under its release's tag."""
-
-    @property
-    def kept(self) -> Path:
-        return receipt.folder_of(self.root, RELEASE)
-
-    def register(self) -> Decision:
-        return register.register(self.root, RELEASE)
-
-    @property
-    def seen(self) -> Observations:
-        return Observations.load(self.kept / receipt.OBSERVATIONS)
-
-    def change(self, **about: Any) -> None:
-        """Other values in configs/model.yaml; None takes one out. Kept under the tag again."""
-        path = self.root / model.FILE
-        path.write_text(yaml.safe_dump({k: v for k, v in (yaml.safe_load(path.read_text()) | about).items() if v}))
-        self.keep()
-
-    def keep(self) -> None:
-        stub_project.git(self.root, "add", "-A")
-        stub_project.git(self.root, "commit", "-q", "--allow-empty", "-m", "Change")
-        subprocess.run(["git", "tag", "-d", f"slipway/{RELEASE}"], cwd=self.root, check=False, capture_output=True)
-        git.keep(self.root, f"slipway/{RELEASE}", "Release")
-
-    @property
-    def policy(self) -> Path:
-        return self.root / "configs" / "policies" / "gates.yaml"
+FILES = {"observations.json", "decision.json", "README.md", "eval_results.yaml", "bom.json", "statement.json", "model.yaml",
+         "dvc.lock", "policy.yaml", "receipt.json"}  # fmt: skip
+SIGNATURES = {"statement.sig", "receipt.sig"}
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Whole, but for the two parts that have their own tests: the network's and the probe's answers are given."""
-    root = tmp_path / "a project"
-    made = Workspace(_made(root).root)
-    for name in ("configs/env", "configs/policies"):
-        shutil.copytree(ROOT / name, root / name)
-    for name in (model.FILE.as_posix(), "params.yaml"):
-        shutil.copy2(ROOT / name, root / name)
-    paths = NAMES | {"raw": "data/raw"}
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"vars": [{"path": paths}], "stages": {}}))
-    (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
-    (root / ".gitignore").write_text(".slipway\n.scratch\ndata\nmodels\nreports\n")
-    (root / "data" / "raw").mkdir(parents=True)
-    (root / "data" / "raw" / "rows.jsonl").write_text("{}\n")
-    Manifest.write(root / "data" / "raw", {"roles": {}})
-    _with_a_whole_card(made)
-    stub_project.git(root, "init", "-q", "-b", "main")
-    made.keep()
-    assert made.judge(made.policy).verdict == "pass"
-    monkeypatch.setattr(servability, "observe", lambda *words, **more: serves())
-    answered = Advisories(source="OSV", as_of="2026-01-01", age_days=0.1, packages=300, vulnerable=[])
-    monkeypatch.setattr(advisories, "observe", lambda *words: answered)
-    return made
-
-
-def _with_a_whole_card(made: Workspace) -> None:
-    """The data's card as prepare writes it, and the reports about these very bytes."""
-    prepared = made.path("prepared")
-    about = Manifest.load(prepared / digest.MANIFEST)
-    split = {"tokens": 900, "labels": {}, "languages": {"en": 9}, "length_tokens": {"p50": 9, "max": 99}}
-    card_of_data = {
-        "rows_in": 3444, "rows_out": 3400, "steps": [{"step": "read", "rows": 3444}], "dropped": {}, "altered": {},
-        "splits": {name: split | {"rows": 9} for name in ("train", "validation", "test")},
-        "overlap": {"train_test": 0, "train_validation": 0}, "drop_rate": 0.1, "duplicate_rate": 0.05,
-    }  # fmt: skip
-    (prepared / "card.json").write_text(json.dumps(card_of_data))
-    counts = {file.path: file.rows for file in about.files if file.rows}
-    found = Manifest.write(prepared, about.facts, counts).digest
-    for name in ("validation", "inspection"):
-        made.edit(name, lambda report: report.update(prepared_digest=found))
+    return made_evidence.workspace(tmp_path / "a project", monkeypatch)
 
 
 def blamed(decision: Decision) -> set[str]:
@@ -139,7 +63,7 @@ def test_a_pass_leaves_a_whole_receipt_that_holds(workspace: Workspace) -> None:
     assert (decision.verdict, blamed(decision), decision.act) == ("pass", set(), "register")
     assert decision.pending == [] and len(decision.findings) > 55
     seen = workspace.seen
-    assert {path.name for path in workspace.kept.iterdir()} == FILES | {"statement.sig"}
+    assert {path.name for path in workspace.kept.iterdir()} == FILES | SIGNATURES
     assert [
         name for name in ("commit", "lock", "holdout", "licences", "signature") if getattr(seen, name) is None
     ] == []
@@ -231,7 +155,8 @@ def test_a_part_that_cannot_be_observed_is_never_a_pass(
     assert decision.verdict == "undecided", part
     assert getattr(workspace.seen, part) is None
     assert ("the disk is gone" in workspace.seen.missing[part]) != ("please report it" in workspace.seen.missing[part])
-    assert not (workspace.kept / signing.BUNDLE).exists(), "nobody vouches for what did not pass"
+    assert not any((workspace.kept / name).exists() for name in SIGNATURES), "nobody vouches for what did not pass"
+    assert workspace.register() == decision, "its receipt is whole all the same"
 
 
 def test_a_bill_that_cannot_be_written_leaves_the_card_missing(
@@ -547,14 +472,11 @@ def entering(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace
     prepared = workspace.path("prepared")
     about = Manifest.load(prepared / digest.MANIFEST)
     rows = {"id": ["0123456789abcdef"], "source_file": ["rows.jsonl"], "source_row": [1]}
-    for name in ("train", "test"):
-        pyarrow.parquet.write_table(pyarrow.table(rows), prepared / "rows" / f"{name}.parquet")
+    pyarrow.parquet.write_table(pyarrow.table(rows), prepared / "rows" / "train.parquet")
     counts = {file.path: file.rows for file in about.files if file.rows}
     found = Manifest.write(prepared, about.facts, counts).digest
     for name in ("validation", "inspection"):
         workspace.edit(name, lambda report: report.update(prepared_digest=found))
-    test_digest = digest.of_file(prepared / "rows" / "test.parquet")
-    workspace.edit("scorecard", lambda card: card.update(test_digest=test_digest))
     workspace.keep()
     assert workspace.judge(workspace.policy).verdict == "pass"
     monkeypatch.setattr(mirror, "reconcile", lambda *words: [])

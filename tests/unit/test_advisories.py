@@ -3,12 +3,13 @@
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -38,9 +39,15 @@ def advisory(package: str, fixed: str | None = None, **more: Any) -> dict[str, A
     return about | more
 
 
-def snapshot(path: Path, *found: dict[str, Any]) -> Path:
+OLD = "2020-01-01T00:00:00Z"
+KNOWN = advisory(CONTROL.name, "2.7.2", id="PYSEC-control", modified=OLD)
+# What a whole snapshot holds besides: the control, and advisories about packages that nobody has.
+REST = (KNOWN, *(advisory(f"unknown-{n}", id=f"PYSEC-rest-{n}", modified=OLD) for n in range(osv.LEAST - 1)))
+
+
+def snapshot(path: Path, *found: dict[str, Any], rest: Sequence[dict[str, Any]] = REST) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        for number, one in enumerate(found):
+        for number, one in enumerate((*found, *rest)):
             archive.writestr(f"{one['id']}-{number}.json", json.dumps(one))
     return path
 
@@ -175,10 +182,20 @@ def test_case_D9_the_first_service_that_answers_is_believed(tmp_path: Path) -> N
 BROKEN: dict[str, Callable[[Path], object]] = {
     "HTML": lambda path: path.write_text("<html>sign in</html>"),
     "empty file": lambda path: path.write_bytes(b""),
-    "empty zip": lambda path: snapshot(path),
+    "empty zip": lambda path: snapshot(path, rest=()),
     "of another language": lambda path: snapshot(
-        path, {**advisory("x"), "affected": [{"package": {"ecosystem": "npm", "name": "x"}}]}
+        path, *({**one, "affected": [{"package": {"ecosystem": "npm", "name": "x"}}]} for one in REST), rest=()
     ),
+    "thin": lambda path: snapshot(path, rest=REST[:-1]),
+    "one advisory many times": lambda path: snapshot(path, *[advisory("rich")] * 2_000, rest=(KNOWN,)),
+    "withdrawn advisories": lambda path: snapshot(
+        path, *({**one, "withdrawn": OLD} for one in REST[1:]), rest=(KNOWN,)
+    ),
+    "without what everybody knows": lambda path: snapshot(path, advisory("rich"), rest=REST[1:]),
+    "what everybody knows withdrawn": lambda path: snapshot(
+        path, advisory("rich"), {**KNOWN, "withdrawn": OLD}, rest=REST[1:]
+    ),
+    "a thin folder": lambda path: _folder(path, advisory("rich", "16")),
     "cut": lambda path: path.write_bytes(snapshot(path, advisory("numpy")).read_bytes()[:-30]),
     "flipped": lambda path: path.write_bytes(
         snapshot(path, advisory("numpy")).read_bytes().replace(b"PYSEC-n", b"PYSEC-m", 2)
@@ -190,6 +207,13 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "nested too deep": lambda path: _zip(path, "[" * 100_000),
     "a folder without advisories": lambda path: path.mkdir(),
 }
+
+
+def _folder(path: Path, *found: dict[str, Any]) -> Path:
+    (path / "deep").mkdir(parents=True)
+    for one in found:
+        (path / "deep" / f"{one['id']}.json").write_text(json.dumps(one))
+    return path
 
 
 def _zip(path: Path, text: str) -> None:
@@ -206,9 +230,8 @@ def test_case_D9_a_broken_snapshot_is_an_error(kind: str, tmp_path: Path) -> Non
 
 
 def test_case_D9_a_folder_of_advisories_is_a_snapshot_too(tmp_path: Path) -> None:
-    (tmp_path / "osv" / "deep").mkdir(parents=True)
-    (tmp_path / "osv" / "deep" / "a.json").write_text(json.dumps(advisory("rich", "16")))
-    assert [one.id for one in ask(tmp_path / "osv").vulnerable] == ["PYSEC-rich"]
+    folder = _folder(tmp_path / "osv", advisory("rich", "16"), *REST)
+    assert [one.id for one in ask(folder).vulnerable] == ["PYSEC-rich"]
 
 
 def test_nothing_installed_is_nothing_asked(tmp_path: Path) -> None:
@@ -299,7 +322,7 @@ def test_a_snapshot_is_fetched_whole_and_used(tmp_path: Path) -> None:
     to = tmp_path / "state" / "advisories" / "PyPI.zip"
     with serving(partial(Quiet, directory=str(tmp_path / "web"))) as url:
         found = osv.fetch(f"{url}/all.zip", to)
-    assert (found.path, found.advisories, f"{found.newest:%Y-%m-%d}") == (to, 1, "2026-11-20")
+    assert (found.path, found.advisories, f"{found.newest:%Y-%m-%d}") == (to, 1 + osv.LEAST, "2026-11-20")
     assert [one.package for one in ask(to).vulnerable] == ["numpy"]
 
 
@@ -307,7 +330,12 @@ class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...
 
 
-@pytest.mark.parametrize("answer", [(404, b"gone"), (200, b"<html>sign in</html>"), (200, b"")])
+def _thin() -> bytes:
+    with TemporaryDirectory() as folder:
+        return snapshot(Path(folder) / "all.zip", advisory("rich"), rest=()).read_bytes()
+
+
+@pytest.mark.parametrize("answer", [(404, b"gone"), (200, b"<html>sign in</html>"), (200, b""), (200, _thin())])
 def test_a_failed_fetch_leaves_the_old_snapshot(answer: tuple[int, bytes], tmp_path: Path) -> None:
     to = snapshot(tmp_path / "all.zip", advisory("rich"))
     before = to.read_bytes()

@@ -184,6 +184,10 @@ def test_the_command_says_who_and_what(
     assert "taken as UTC" in err
     code, out, _ = slipway(capsys, "at", "2025-01-01", "--model", "desk")
     assert code == 0 and "the base model" in out
+    code, _, err = slipway(capsys, "at", "9026-01-01T00:00Z", "--model", "desk")
+    assert code == 0 and "has not come yet" in err
+    code, out, err = slipway(capsys, "at", "now", "--model", "desk")
+    assert code == 0 and "desk" in out and "has not come" not in err
     code, _, err = slipway(capsys, "at", "noon")
     assert code == 2 and len(err.splitlines()) == 1
     code, _, err = slipway(capsys, "at", "2026-03-01T05:00Z", "--model", "desk", "--restore")

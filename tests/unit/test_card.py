@@ -261,6 +261,22 @@ def test_case_E11_metadata_stays_metadata(name: str, facts: CardFacts, tmp_path:
     assert "!!python" not in re.sub(r"'[^'\n]*(''[^'\n]*)*'", "", strict_text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["1e3", "0o7", "-1e3", ".5e3", "1_000", "12", "0x1F", "2026-01-01", "yes", "No", "null", "~", "true", ".inf", "=",
+     "<<", "- x", "? x", "a: b", "a #b", "'", '"', "%x", "@x", "`x`", "&a", "*a", "!x", "|", ">", "[", "{", "---", "..."],
+)  # fmt: skip
+def test_case_E11_a_text_stays_the_text_it_is_in_either_yaml(text: str) -> None:
+    """The hub reads YAML 1.2, where other texts look like numbers than in 1.1."""
+    written = hub.yaml_of({"name": text, "list": [text]})
+    assert yaml.safe_load(written) == {"name": text, "list": [text]}
+    values = [line.split(" ", 1)[1] for line in written.splitlines() if " " in line]
+    assert len(values) == 2
+    assert not any(
+        re.fullmatch(r"[-+]?(0o[0-7]+|0x[0-9a-fA-F]+|\.?\d[\d._]*([eE][-+]?\d+)?)", value) for value in values
+    )
+
+
 @pytest.mark.parametrize("name", ["script", "entity", "comment", "template", "link", "terminal"])
 def test_case_E11_the_html_report_shows_and_does_nothing(name: str, tmp_path: Path) -> None:
     """The same attacks in every text of every file that the report reads."""

@@ -68,9 +68,9 @@ def asked(prompts: list[str]) -> TestSet:
 
 
 def test_a_model_that_fails_one_label_is_worse_there_alone() -> None:
-    by = {"label": ["a"] * 100 + ["b"] * 30 + ["c"] * 9}
-    tuned = marks([True] * 100 + [False] * 12 + [True] * 18 + [False] * 9)
-    champion = marks([True] * 139)
+    by = {"label": ["a"] * 100 + ["b"] * 30 + ["c"] * 4}
+    tuned = marks([True] * 100 + [False] * 12 + [True] * 18 + [False] * 4)
+    champion = marks([True] * 134)
     found = slices.compare(by, tuned, champion)
     assert [(s.value, s.rows, s.worse) for s in found] == [("b", 30, True), ("a", 100, False)]  # c has too few rows
     worst = found[0]
@@ -78,6 +78,30 @@ def test_a_model_that_fails_one_label_is_worse_there_alone() -> None:
     assert (worst.delta.value, worst.tuned.value) == (-0.4, 0.6)
     assert (worst.delta.low, worst.delta.high) == pytest.approx(scoring.tango(0, 12, 30), abs=1e-6)
     assert slices.compare(by, champion, tuned)[0].worse is False
+
+
+def test_rare_values_are_compared_together_so_that_nothing_hides_among_them() -> None:
+    """Forty wrong rows under forty labels of their own; each alone would be too few rows to look at."""
+    labels = ["common"] * 100 + [f"rare {n}" for n in range(40)]
+    found = slices.compare({"label": labels}, marks([True] * 100 + [False] * 40), marks([True] * 140))
+    assert [(one.value, one.rows, one.worse) for one in found] == [("(rarer ones)", 40, True), ("common", 100, False)]
+
+
+def test_a_slice_has_five_rows_and_a_row_makes_no_verdict() -> None:
+    labels = ["a"] * 100 + ["b"] * 5 + ["c"] * 4
+    found = slices.compare({"label": labels}, marks([True] * 100 + [False] * 9), marks([True] * 109))
+    assert [(one.value, one.rows) for one in found] == [("b", 5), ("a", 100)]
+    assert slices.compare({"id": ["only"]}, marks([False]), marks([True])) == []
+
+
+def test_a_value_may_be_called_what_rare_ones_are() -> None:
+    labels = ["(rarer ones)"] * 20 + [f"rare {n}" for n in range(20)]
+    right = marks([True] * 40)
+    assert {(one.value, one.rows) for one in slices.compare({"label": labels}, right, right)} == {
+        ("(rarer ones)", 20), ("((rarer ones))", 20),
+    }  # fmt: skip
+    alone = slices.compare({"label": ["(rarer ones)"] * 2 + ["x"] * 3}, marks([True] * 5), marks([True] * 5))
+    assert [(one.value, one.rows) for one in alone] == [("(rarer ones)", 5)]
 
 
 def test_bad_luck_in_one_of_many_slices_is_no_finding() -> None:

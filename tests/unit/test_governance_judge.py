@@ -88,6 +88,24 @@ def test_case_E6_fewer_rows_than_asked_are_undecided() -> None:
     assert one(rule(minimum_rows=100), Measure(0.99, 0.95, 1.0, 100)).verdict == "pass"
 
 
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("inspection.leaked_rows == 0", 0), ("inspection.secrets == 0", 0), ("prepared.drop_rate <= 0.2", 0.1),
+        ("slices.worse == 0", 0), ("comparison.champion.only_other <= 3", 1), ("rows >= 5", 99),
+        ("comparison.champion.p_value >= 0.05", 0.5),
+    ],
+)  # fmt: skip
+def test_case_E6_a_count_rests_on_rows_too(expression: str, value: float) -> None:
+    asked = rule(expression, minimum_rows=100)
+    few = one(asked, Measure(value, rows=99))
+    assert (few.verdict, "rests on 99 rows, fewer than the 100 needed" in few.reason) == ("undecided", True)
+    unsaid = one(asked, Measure(value))
+    assert (unsaid.verdict, "does not say on how many rows" in unsaid.reason) == ("undecided", True)
+    assert one(asked, Measure(value, rows=100)).verdict == "pass"
+    assert one(rule(expression), Measure(value)).verdict == "pass"
+
+
 def test_the_clause_that_fails_decides_and_else_the_nearest() -> None:
     both = rule("rows >= 100 && tuned.exact_match.low >= 0.9")
     good, few = Measure(0.95, 0.93, 0.97, 400), Measure(0.85, 0.8, 0.9, 400)
@@ -411,6 +429,34 @@ def test_a_waiver_covers_its_rule_until_its_day_is_over_and_is_shown() -> None:
 )  # fmt: skip
 def test_a_waiver_that_is_not_whole_waives_nothing(changes: dict[str, str]) -> None:
     assert waived(**changes) == "refuse"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"rule": "smal"}, "the policy has no such rule"),
+        ({"rule": "r"}, "the rule holds without it"),
+        ({"rule": "strict"}, "the rule is not waivable (block)"),
+        ({"expires": "2026-02-28"}, "it ended with 2026-02-28"),
+        ({"expires": "never"}, "'never' is no date"),
+        ({"owner": " "}, "it names no owner, or no reason"),
+    ],
+)
+def test_a_waiver_that_does_nothing_is_named_with_the_reason(changes: dict[str, str], why: str) -> None:
+    policy = Policy(rules=[*SMALL.rules, rule("size.adapter_bytes <= 6", id="strict")])
+    idle = Waiver(**WAIVER | changes)
+    done = judge(BIG, policy, "p", "register", observations(BIG, at="2026-03-01T23:59:59Z", waivers=[idle]))
+    assert done.idle_waivers == [f"the waiver of {idle.rule} by {idle.owner} did nothing: {why}"]
+    assert done.verdict == "refuse"
+
+
+def test_a_waiver_that_covers_or_waits_for_another_step_is_not_called_idle() -> None:
+    moved = {"Staging→Production": Transition(rules=[rule("size(tags) > 0", id="later", severity="waivable")])}
+    policy = SMALL.model_copy(update={"transitions": moved})
+    given = [Waiver(**WAIVER), Waiver(**WAIVER | {"rule": "later"}), Waiver(**WAIVER | {"owner": "Bob"})]
+    done = judge(BIG, policy, "p", "register", observations(BIG, at="2026-03-01T00:00:00Z", waivers=given))
+    assert done.idle_waivers == ["the waiver of small by Bob did nothing: another covers the rule"]
+    assert judge(BIG, policy, "p", "gate", observations(BIG, waivers=given)).idle_waivers == []
 
 
 def test_a_rule_that_blocks_cannot_be_waived_nor_can_evidence_that_disagrees() -> None:

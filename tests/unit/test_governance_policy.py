@@ -4,12 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import cel
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slipway.cli import app
 from slipway.errors import UsageError
 from slipway.governance import vocabulary
 from slipway.governance.checking import faults
+from slipway.governance.expressions import Fault, context_of, holds, parse
 from slipway.governance.policy import TRANSITIONS, Policy, problems
 
 RULE = """\
@@ -161,6 +165,14 @@ SOUND = [
     "size(observations.advisories.vulnerable) == 0",
     "approvals.exists(one, one.evidence_digest == evidence.digest)",
     "approvals.exists(a, approvals.exists(b, a.by != b.by))",
+    "approvals.exists(one, one.by == 'ada') && approvals.exists(one, one.by == 'bob')",
+    "model.licence in ['MIT', 'Apache-2.0']",
+    "model.licence.matches('^(MIT|Apache-2[.]0|BSD-[23]-Clause)$')",
+    "model.name.matches('^[a-z]+$') && size(model.name) >= 10",
+    "tags.exists(tag, tag.matches('^ticket-[0-9]{4}$'))",
+    "tags.exists(a, a == 'x') && tags.exists(b, b == 'y') && !tags.exists(c, c == 'z') && size(tags) <= 5",
+    "model.hyper_parameters.exists(name, name == 'epochs')",
+    "model.name != '// no remark, \\'\\'\\' no three quotes'",
 ]
 
 
@@ -184,6 +196,35 @@ def test_sound_expressions_are_let_through(expression: str) -> None:
         ("validation.passed == 1", "can never pass", 0),
         ("tags == 'tested'", "can never pass", 0),
         ("tags.all(tag, tag != 'bad')", "holds for an empty list", 0),
+        ("rows >= 0 || true", "can never fail", 0),
+        ("tuned.loss.high >= -1000000000.0", "can never fail", 0),
+        ("tuned.accuracy.value <= 1.0", "can never fail", 0),
+        ("model.name.matches('^.*$')", "can never fail", 0),
+        ("rows >= 100 && model.name.matches('^(.|x)*$')", "can never fail", 15),
+        (r"model.name.matches('^[\\s\\S]*$')", "can never fail", 0),
+        ("model.name.matches('^[^\\u0000]*$')", "can never fail", 0),
+        ("tags.all(tag, tag.matches('^.*$'))", "can never fail", 0),
+        ("evidence.digest != ''", "can never fail", 0),
+        ("size(evidence.identity) == 64", "can never fail", 0),
+        ("model.name.matches('^abc$') && tags.all(tag, tag != 'bad')", "holds for an empty list", 31),
+        ("model.name.matches('^(((a{9}){9}){9})$')", "can never pass", 0),
+        # patterns are about the whole text
+        ("model.licence.matches('^MIT')", "begin it with ^ and end it with $", 22),
+        ("model.licence.matches('MIT$')", "begin it with ^ and end it with $", 22),
+        ("model.licence.matches('^MIT|evil$')", "an alternative that ^ or $ does not hold for", 22),
+        ("model.licence.matches('^MIT\\\\$')", "where policies read", 22),
+        ("model.licence.matches('^(?m)MIT$')", "where policies read", 22),
+        ("model.licence.matches('^(?i:mit)$')", "where policies read", 22),
+        ("model.licence.matches('^MIT$|^.*$')", "where policies read", 22),
+        ("model.licence.matches('^[a--b]$')", "which means one thing here", 22),
+        ("model.licence.matches('^[[:alpha:]]$')", "where policies read", 22),
+        ("model.licence.matches('^" + "(" * 30 + "a" + ")" * 30 + "$')", "groups in one another", 22),
+        # bounds hidden in lists
+        ("slices.worse in [0, 1, 2]", "stands in a list", 17),
+        ("!(tuned.exact_match.low in [0.1])", "stands in a list", 28),
+        ("[0.9, 0.5].all(x, tuned.exact_match.low >= x)", "stands in a list", 1),
+        ("[tuned.exact_match.value].exists(x, x >= 0.9)", "stands in a list", 1),
+        ("tuned.exact_match.low in {0.9: true}", "'{' means nothing here", 25),
         # types
         ("rows >= 'x'", "type error", 0),
         ("rows", "neither yes nor no", 0),
@@ -235,7 +276,7 @@ def test_sound_expressions_are_let_through(expression: str) -> None:
         ("model.name.matches(model.team)", "one pattern in quotes", 11),
         ("tags.filter(tag, tag == 'x').all(tag, tag == 'x')", "for names and for lists", 29),
         ("x" * 3000, "more than 2000", 0),
-        (f"[{'1,' * 101}1].exists(n, rows == n)", "more than 100 numbers", 201),
+        (f"model.name in [{'1,' * 101}1]".replace("1", "'a'"), "more than 100 numbers", 415),
         ("tags.all(a, tags.all(b, tags.all(c, a == b)))", "more than 2 loops", 29),
         ("model.name.matches('^(((a{100}){100}){100})$')", "no regular expression", 19),
         ("(" * 500 + "true" + ")" * 500, "syntax error", 0),
@@ -265,11 +306,105 @@ def test_every_name_can_stand_in_a_sound_rule_and_has_a_range_it_can_break() -> 
             "records": f"size({name}) > 0",
             "estimate": f"{name}.high <= {high}" if metric.better == "lower" else f"{name}.low >= {low}",
         }.get(metric.kind, f"{name} <= {high}" if metric.better == "lower" else f"{name} >= {low}")
-        if name == "evidence.digest":
+        if metric.width:
             continue  # never empty
         assert not faults(rule), rule
         tried += 1
     assert tried >= 120
+
+
+# --- the names that are read are the names that run ---
+
+HIDING = {
+    "'''x' || rows >= 100 || 'x''' != model.name": "three quotes",
+    '"""x" || rows >= 100 || "x""" != model.name': "three quotes",
+    "r'''x' || rows >= 100 || 'x''' != model.name": "three quotes",
+    "''' == model.name || rows >= 100 || ''' != 'x'": "three quotes",
+    "b'rows' != b'tags' && rows >= 100": "bytes are not for policies",
+    "br'rows' == model.name": "bytes are not for policies",
+    "Rb'rows' == model.name": "bytes are not for policies",
+    "rows >= 100 // && model.name == 'x'": "remarks are not for expressions",
+    "rows >= 100 //\n&& model.name == 'x'": "remarks are not for expressions",
+    ".rows >= 100": "whether .rows is read here is not clear",
+    "(model).name == 'x'": "there is no metric 'model'",
+    "model.`name` == 'x'": "means nothing here",
+    "model.?name == 'x'": "syntax error",
+    "rows >= ١٠٠": "means nothing here",
+    "rows\u00a0>= 100": "means nothing here",
+    "rows\u000c>= 100": "means nothing here",
+}
+
+
+@pytest.mark.parametrize("text", HIDING)
+def test_a_form_that_could_hide_a_name_is_refused(text: str) -> None:
+    (fault,) = faults(text)
+    assert HIDING[text] in str(fault)
+    assert "\n" not in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "means"),
+    [
+        ("model.name == 'rows || tags'", ("model.name",), "rows || tags"),
+        ("model.name == \"rows 'and' tags\"", ("model.name",), "rows 'and' tags"),
+        (r"model.name == r'rows\'", ("model.name",), "rows\\"),
+        (r'model.name == R"rows\"', ("model.name",), "rows\\"),
+        (r"model.name == 'a\'b || rows'", ("model.name",), "a'b || rows"),
+        (r"model.name == '\x41\u0042\103'", ("model.name",), "ABC"),
+        ("model.name == ''", ("model.name",), ""),
+        ("model.name == '//'", ("model.name",), "//"),
+        ("size(tags) > 0 && model.name\n== 'x'", ("tags", "model.name"), "x"),
+    ],
+)
+def test_the_names_and_texts_that_are_read_are_those_that_the_engine_runs(
+    text: str, read: tuple[str, ...], means: str
+) -> None:
+    expression = parse(text)
+    assert expression.names == read
+    assert expression.texts == (means,)
+    assert holds(text, context_of({"model.name": means, "tags": ["a"]}))
+    assert not holds(text, context_of({"model.name": f"{means}!", "tags": ["a"]}))
+
+
+@given(st.text(alphabet="'\"rb\\/|&.= xrows\n", max_size=24))
+def test_whatever_is_written_the_engine_looks_up_what_was_read(text: str) -> None:
+    try:
+        expression = parse(f"{text} || rows >= 100")
+    except Fault:
+        return
+    assert set(cel.compile(expression.text).variables()) == {path.partition(".")[0] for path in expression.paths}
+
+
+# --- numbers without end ---
+
+NINES = "9" * 5_000
+MINIMUM = "    minimum_rows: {}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RULE + MINIMUM.format(NINES), RULE + MINIMUM.format(f"-{NINES}"), RULE + MINIMUM.format("1" + "0" * 400),
+        RULE + MINIMUM.format("0x" + "f" * 5_000), RULE + MINIMUM.format("0" + "7" * 5_000),
+        RULE + MINIMUM.format("0b" + "1" * 5_000), RULE + MINIMUM.format("1" + ":59" * 3_000),
+        RULE + MINIMUM.format("1e400"), RULE + MINIMUM.format(10**9 + 1), RULE.replace("0.9", NINES),
+        RULE.replace("0.9", "9" * 1_500), RULE.replace("0.9", "0." + "9" * 1_500 + "e99"),
+        RULE.replace("id: exact", f"id: {NINES}"), f"rules: {NINES}\n",
+    ],
+    ids=lambda text: f"{len(text)} characters",
+)  # fmt: skip
+def test_a_number_of_thousands_of_digits_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"gates\.yaml") as caught:
+        load(tmp_path, text)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_minimum_rows_is_asked_of_something(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="minimum_rows asks for nothing here"):
+        load(tmp_path, with_rule("size.adapter_bytes <= 5.0", minimum_rows=100))
+    for sound in ("inspection.secrets == 0", "tuned.loss.high <= 3", "rows >= 200 && scan.passed"):
+        assert load(tmp_path, with_rule(sound, minimum_rows=100))
 
 
 # --- the command ---

@@ -1,5 +1,6 @@
 """The report and the summary: what is there is shown, what is not this release's is not, and everything is escaped."""
 
+import io
 import re
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import made_release
 import pytest
+from rich.console import Console
 
 from slipway import report
-from slipway.artifacts import Estimate
+from slipway.artifacts import Decision, Estimate
 from slipway.errors import StageError
 from slipway.report import Release, charts, summary, words
+from slipway.report.evidence import Evidence
 
 HEADINGS = (
     "Data",
@@ -296,6 +299,19 @@ def test_the_registration_shows_what_was_observed_and_what_was_waived(workspace:
     assert "◇ waived" in shown.text and "Waived by Ada until 2026-06-01: A fresh set is on its way." in shown.text
     assert "23 candidates scored on this test set, of 20 it may decide on, over budget" in shown.text
     assert "loaded in 1.2 s on cpu" in shown.text
+
+
+def test_a_waiver_that_did_nothing_is_named(workspace: Path, tmp_path: Path) -> None:
+    made_release.write_registration(tmp_path / "register")
+    path = tmp_path / "register" / "decision.json"
+    idle = ["the waiver of smal by Ada did nothing: the policy has no such rule"]
+    Decision.load(path).model_copy(update={"idle_waivers": idle}).save(path)
+    shown = Page(report.write(made_release.make_release(), workspace, tmp_path / "report.html").read_text())
+    assert idle[0] in shown.text
+    evidence = Evidence(workspace, made_release.make_release(), tmp_path / "register")
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(summary.renderable(evidence, made_release.make_release()))
+    assert f"! {idle[0]}" in stream.getvalue()
 
 
 def test_what_could_not_be_observed_is_named_with_the_reason(workspace: Path, tmp_path: Path) -> None:

@@ -189,6 +189,14 @@ def test_case_D7_rotation_keeps_old_evidence_verifiable(project: Project) -> Non
     assert project.sign().key == new
 
 
+def test_case_D7_a_statement_dated_before_its_key_was_made_is_rejected(project: Project) -> None:
+    path = project.folder / Statement.FILE
+    edit(path, "at", keys.shown(keys.now() - timedelta(days=1)))
+    signing._sign_with_key(path, project.folder / signing.BUNDLE, keys.signing_key(project.root)[1])
+    with pytest.raises(Refused, match=r"was made at .*, after the statement of"):
+        project.verify()
+
+
 def test_another_projects_key_counts_once_it_is_trusted(project: Project, tmp_path: Path) -> None:
     here = Project(tmp_path / "here")
     public = tmp_path / "theirs.pub"
@@ -333,6 +341,23 @@ def _writable(project: Project) -> str:
     return "config.json has the mode 666"
 
 
+def _open_folder(project: Project) -> str:
+    project.base.chmod(0o777)
+    return "base/ has the mode 777"
+
+
+def _open_folder_within(project: Project) -> str:
+    (project.base / "rows").mkdir()
+    (project.base / "rows" / "more.txt").write_text("more")
+    Manifest.write(project.base, {"source": "tiny", "quantisation": None})
+    make_adapter(project.root / "other", Manifest.load(project.base / digest.MANIFEST))
+    shutil.rmtree(project.adapter)
+    (project.root / "other").rename(project.adapter)
+    project.sign()
+    (project.base / "rows").chmod(0o757)
+    return "base/rows/ has the mode 757"
+
+
 def _missing(project: Project) -> str:
     (project.adapter / "adapter_config.json").unlink()
     return "adapter_config.json is missing"
@@ -360,7 +385,20 @@ def _gone(project: Project) -> str:
     return "adapter does not exist"
 
 
-CHANGES = [_extra, _git, _empty, _executable, _writable, _missing, _link, _folder_link, _renamed, _gone]
+CHANGES = [
+    _extra,
+    _git,
+    _empty,
+    _executable,
+    _writable,
+    _open_folder,
+    _open_folder_within,
+    _missing,
+    _link,
+    _folder_link,
+    _renamed,
+    _gone,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
