@@ -30,10 +30,11 @@ from flows import server
 from slipway import digest, git, params, pins, records, settings, strict, tracking, workspace
 from slipway.artifacts import Decision
 from slipway.errors import Refused, SlipwayError, StageError, Transient
+from slipway.keeping import retiring
 from slipway.ledger import checkpoints, releases, sinks
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
-from slipway.registry import entry, mirror, receipt, retiring, versions
+from slipway.registry import entry, mirror, receipt, versions
 from slipway.registry.register import may_follow
 from slipway.report import write as write_report
 from slipway.report.release import Machine, Outcome, Release, StageRun

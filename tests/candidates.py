@@ -23,7 +23,9 @@ from slipway.governance.evidence import Places
 from slipway.governance.judge import judge
 from slipway.governance.policy import Policy
 from slipway.identity import identity
-from slipway.registry import keys, licences, observations, signing, waivers
+from slipway.observing import licences, observations
+from slipway.people import waivers
+from slipway.registry import keys, signing
 from slipway.registry.place import Place
 from tasks import _stage
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from slipway import digest, model
 from slipway.artifacts import BasePin, Json, Manifest
-from slipway.registry import facts
-from slipway.registry.facts import CardFacts
+from slipway.documents import facts
+from slipway.documents.facts import CardFacts
 from slipway.registry.place import Place
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,9 @@ from stages.test_gate import NAMES, Project, _made
 
 from slipway import digest, git, model, records
 from slipway.artifacts import Advisories, Decision, Manifest, Observations, Servability
-from slipway.registry import advisories, receipt, register, servability, waivers
+from slipway.observing import advisories, servability
+from slipway.people import waivers
+from slipway.registry import receipt, register
 
 ROOT = Path(__file__).parents[1]
 RELEASE = "20260101-000000-abcdef"

@@ -4,7 +4,7 @@ import json as json_module
 from datetime import UTC, datetime
 
 from slipway import settings
-from slipway.registry import advisories, osv
+from slipway.observing import advisories, osv
 
 
 def check(json: bool) -> int:

@@ -15,8 +15,8 @@ from slipway.artifacts import Json
 from slipway.cli.diagnosis import Diagnosis
 from slipway.errors import UsageError
 from slipway.ledger import clock
-from slipway.registry import approvals, grants, panel, vouching
-from slipway.registry.approvers import Approvers
+from slipway.people import approvals, grants, panel, vouching
+from slipway.people.approvers import Approvers
 from slipway.registry.opening import reading
 
 Target = Literal["Staging", "Production", "Archived", "register"]

@@ -4,9 +4,9 @@ import json as json_module
 from pathlib import Path
 
 from slipway import records, settings
+from slipway.documents import bom as boms
+from slipway.documents import card as cards
 from slipway.errors import UsageError
-from slipway.registry import bom as boms
-from slipway.registry import card as cards
 from slipway.registry import receipt
 
 

@@ -9,11 +9,12 @@ from typing import Any
 from slipway import settings
 from slipway.cli.rollback import follow, only_model
 from slipway.errors import SlipwayError, UsageError, size_text
+from slipway.keeping import retiring
+from slipway.keeping.archiving import Outcome
+from slipway.keeping.lifecycle import Prices, Step
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
-from slipway.registry import retiring, versions
-from slipway.registry.archiving import Outcome
-from slipway.registry.lifecycle import Prices, Step
+from slipway.registry import versions
 
 Act = Callable[[Path, str, str, str, Actor], Outcome]
 ACTS: dict[str, Act] = {

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from slipway import settings
 from slipway.errors import SlipwayError, UsageError
+from slipway.keeping import retiring
 from slipway.ledger import champions, checkpoints
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
-from slipway.registry import promotion, retiring
+from slipway.registry import promotion
 from slipway.registry import rollback as registry
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from slipway import records, settings
 from slipway.artifacts import Decision
 from slipway.cli import versions
+from slipway.documents import text
 from slipway.errors import Refused, SlipwayError, UsageError
 from slipway.governance.receipt import recheck_kept
-from slipway.registry import keys, learned, paths, receipt, signing, store, text
+from slipway.registry import keys, learned, paths, receipt, signing, store
 from slipway.registry.receipt import Receipt
 from slipway.registry.versions import Version
 

@@ -289,7 +289,7 @@ _LOOK = "look at them (`slipway audit show`), then `slipway audit checkpoint`"
 def _mirrors(root: Path, report: Report) -> None:
     """MLflow's aliases and tags; what changed there, and when it was last right."""
     try:
-        found = _registry("mirror").drift(root)
+        found = _above("slipway.registry.mirror").drift(root)
     except SlipwayError as error:
         report.wrong(
             None, f"MLflow was not compared: {error}", "MLflow", "start it again, or leave it out: --ledger-only"
@@ -307,12 +307,12 @@ def _mirrors(root: Path, report: Report) -> None:
 
 def _owed(connection: Connection, report: Report) -> None:
     """Whoever broke the glass has to explain it."""
-    for one in _registry("grants").overdue(connection):
+    for one in _above("slipway.people.grants").overdue(connection):
         report.notes.append(
             f"the break-glass {one.id[:8]} of {one.model} {one.version} was never explained: `slipway follow-up`"
         )
 
 
-def _registry(name: str) -> Any:
-    """The registry stands above the ledger: it is only looked up when everything is compared."""
-    return importlib.import_module(f"slipway.registry.{name}")
+def _above(name: str) -> Any:
+    """What stands above the ledger is only looked up when everything is compared."""
+    return importlib.import_module(name)

@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from slipway import atomic, settings
 from slipway.errors import SlipwayError, StageError, Transient, UsageError, of_storage
-from slipway.ledger import local_disk, server
+from slipway.ledger import local_disk
 
 WAIT_SECONDS = 25  # for other writers, before it is said that they are in the way
 SETTLE_SECONDS = 8  # for a server to come back and say whether it committed
@@ -103,7 +104,8 @@ class Database:
 
     def _engine(self) -> Engine:
         if self.file is None:
-            return server.engine(self._parsed)
+            engine: Engine = _server().engine(self._parsed)
+            return engine
         _make_folder(self.file.parent)
         engine = create_engine(self._parsed, connect_args={"timeout": WAIT_SECONDS, "isolation_level": None})
         event.listen(engine, "connect", self._opened_file)
@@ -134,7 +136,7 @@ class Database:
             raise StageError(why)
         process = os.getpid()
         if process != self._process:
-            server.abandon(self.engine)
+            _server().abandon(self.engine)
             self.engine, self._process = self._engine(), process
         connection = self.engine.connect()
         try:
@@ -143,7 +145,7 @@ class Database:
             if os.getpid() == process:
                 connection.close()
             else:
-                server.abandon(connection)
+                _server().abandon(connection)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -161,7 +163,8 @@ class Database:
     def _begin_to_write(self, connection: Connection) -> str | None:
         """Wait for the lock; PostgreSQL's number of the transaction, by which it can be asked for later."""
         if not self.is_sqlite:
-            return server.lock(connection, WAIT_SECONDS)
+            number: str = _server().lock(connection, WAIT_SECONDS)
+            return number
         connection.exec_driver_sql("PRAGMA query_only = OFF")
         connection.exec_driver_sql("PRAGMA busy_timeout = 0")
         _take_turns(connection, time.monotonic() + WAIT_SECONDS)
@@ -171,7 +174,7 @@ class Database:
     def _must_be_whole(self, connection: Connection) -> None:
         """A statement that failed and was passed over has undone the others, and a commit would not say so."""
         driver = connection.connection.dbapi_connection
-        whole = driver.in_transaction if self.is_sqlite else server.in_transaction(driver)  # type: ignore[union-attr]
+        whole = driver.in_transaction if self.is_sqlite else _server().in_transaction(driver)  # type: ignore[union-attr]
         if not whole:
             raise StageError(
                 f"a write of the ledger {self.shown} went on after one of its statements had failed; "
@@ -192,7 +195,7 @@ class Database:
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             with contextlib.suppress(exc.DBAPIError):
-                became = server.outcome(self.engine, transaction)
+                became = _server().outcome(self.engine, transaction)
                 break
             if time.monotonic() > deadline:
                 raise Unanswered(
@@ -221,7 +224,7 @@ class Database:
     def _error(self, said: str, error: exc.DBAPIError) -> SlipwayError:
         if "ledger only grows" in said:
             return StageError(f"the ledger {self.shown} refused to be rewritten: {said}")
-        known = self._file_error(said) if self.is_sqlite else server.error(said, self.shown)
+        known = self._file_error(said) if self.is_sqlite else _server().error(said, self.shown)
         if known is not None:
             return known
         gone = error.connection_invalidated or "terminating connection" in said
@@ -251,6 +254,13 @@ class Database:
                 f"file and its folder"
             )
         return None
+
+
+def _server() -> ModuleType:
+    """What is PostgreSQL's own; its driver takes a tenth of a second that a ledger in a file need not spend."""
+    from slipway.ledger import server
+
+    return server
 
 
 def _parsed(url: str) -> URL:

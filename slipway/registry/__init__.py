@@ -1,1 +1,1 @@
-"""The second judgement: what the world says, the signature, the model's card, and the receipt of them all."""
+"""A version from its second judgement on: receipt, signature, number, store, stages, champion, and MLflow as their mirror."""

@@ -16,7 +16,8 @@ from slipway.errors import Refused, SlipwayError, UsageError
 from slipway.ledger import champions, clock, events, leases, signatures
 from slipway.ledger.champions import Champion
 from slipway.ledger.events import Actor
-from slipway.registry import keys, store, versions, vouching
+from slipway.people import vouching
+from slipway.registry import keys, store, versions
 from slipway.registry.opening import acting, reading
 from slipway.registry.versions import Version
 

@@ -120,7 +120,7 @@ def stale(project: Path, release: str) -> bool:
     path = folder_of(project, release) / OBSERVATIONS
     if not path.is_file():
         return False
-    from slipway.registry import grants
+    from slipway.people import grants
 
     seen = Observations.load(path)
     changed = digest_of(project / model.FILE) != seen.model_digest

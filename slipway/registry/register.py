@@ -4,13 +4,16 @@ from pathlib import Path
 
 from slipway import digest, settings
 from slipway.artifacts import Decision, Json, ModelCard, Signature
+from slipway.documents import bom, card, facts
 from slipway.errors import Refused, StageError, UsageError
 from slipway.governance import evidence
 from slipway.governance.evidence import Places
 from slipway.governance.judge import Evidence, judge
 from slipway.governance.policy import Policy
 from slipway.governance.receipt import recheck
-from slipway.registry import bom, card, entry, facts, grants, keys, observations, receipt, signing
+from slipway.observing import observations
+from slipway.people import grants
+from slipway.registry import entry, keys, receipt, signing
 from slipway.registry.place import Place
 
 

@@ -19,25 +19,17 @@ from slipway.errors import Refused, SlipwayError, UsageError
 from slipway.governance import backtest
 from slipway.governance.judge import Evidence, judge, verdict_of
 from slipway.governance.policy import Policy
+from slipway.keeping import lifecycle, liveness
 from slipway.ledger import clock, events, given
 from slipway.ledger.clock import Reading
 from slipway.ledger.events import Actor
-from slipway.registry import (
-    advisories,
-    approvals,
-    grants,
-    keys,
-    lifecycle,
-    liveness,
-    panel,
-    receipt,
-    store,
-    versions,
-)
-from slipway.registry.approvers import Approvers
-from slipway.registry.grants import Grant
+from slipway.observing import advisories
+from slipway.people import approvals, grants, panel
+from slipway.people.approvers import Approvers
+from slipway.people.grants import Grant
+from slipway.people.panel import Panel
+from slipway.registry import keys, receipt, store, versions
 from slipway.registry.opening import acting, reading
-from slipway.registry.panel import Panel
 from slipway.registry.versions import Stage, Version
 
 AFTER: dict[Stage, Stage | None] = {
@@ -210,7 +202,7 @@ class Used:
 
 def _judged(root: Path, connection: Connection, case: Case) -> tuple[Decision, Observations, Used | None]:
     """The decision, on the approvals that count in this very transaction; what it uses up, where it is a pass."""
-    from slipway.registry import vouching
+    from slipway.people import vouching
 
     approvals.sweep(connection, case.version.model, case.now)
     about = panel.About.of(case.version, case.policy_digest)

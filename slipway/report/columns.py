@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from slipway.registry.text import plain
+from slipway.documents.text import plain
 
 GAP = "  "
 

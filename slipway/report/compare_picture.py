@@ -4,8 +4,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from slipway.documents.text import plain
 from slipway.registry.comparing import Line, Sheet
-from slipway.registry.text import plain
 from slipway.report import figures
 
 MOST_PANELS = 9

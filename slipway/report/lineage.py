@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from slipway.artifacts import Json
+from slipway.documents.text import plain
 from slipway.registry.lineage import Ancestry, Learners, Link
-from slipway.registry.text import plain
 from slipway.report import columns, compare, words
 from slipway.report.version import when
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from slipway.artifacts import Json
+from slipway.documents.text import plain
 from slipway.errors import size_text
 from slipway.registry import comparing
 from slipway.registry.catalog import Happening, Known
-from slipway.registry.text import plain
 from slipway.report import columns, figures, words
 
 _STAGES = {"model_registered": "registered", "model_promoted": "promoted", "rolled_back": "rolled back to"}

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 from slipway import digest
 from slipway.artifacts import ChampionPin
 from slipway.identity import identity
-from slipway.registry import keys, lock
+from slipway.observing import lock
+from slipway.registry import keys
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

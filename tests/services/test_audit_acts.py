@@ -8,9 +8,11 @@ import pytest
 from made_versions import ADA, BOB, Made
 
 from slipway import cli, settings
+from slipway.keeping import retiring
 from slipway.ledger import audit, checkpoints, clock, history
 from slipway.ledger.audit import Report
-from slipway.registry import approvals, grants, mirror, promotion, retiring, rollback, stages
+from slipway.people import approvals, grants
+from slipway.registry import mirror, promotion, rollback, stages
 from slipway.registry.versions import Stage
 
 MODEL = made_versions.MODEL

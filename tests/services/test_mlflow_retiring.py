@@ -11,8 +11,9 @@ from made_versions import MODEL, Made
 from object_storage import BUCKET
 
 from slipway import settings
+from slipway.keeping import retiring
 from slipway.ledger.events import Actor
-from slipway.registry import mirror, retiring
+from slipway.registry import mirror
 
 ADA = Actor("ada", "os-user")
 

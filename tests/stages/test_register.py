@@ -21,26 +21,14 @@ from made_evidence import RELEASE, Workspace, serves
 
 from slipway import digest, git, model
 from slipway.artifacts import Decision, Manifest, Servability, Waiver
+from slipway.documents import bom, card
 from slipway.errors import Refused, StageError, Transient, UsageError
 from slipway.governance import receipt as receipts
 from slipway.ledger import events, operations
 from slipway.ledger.database import Database
-from slipway.registry import (
-    bom,
-    card,
-    entry,
-    keys,
-    learned,
-    lock,
-    mirror,
-    observations,
-    receipt,
-    servability,
-    signing,
-    store,
-    versions,
-    waivers,
-)
+from slipway.observing import lock, observations, servability
+from slipway.people import waivers
+from slipway.registry import entry, keys, learned, mirror, receipt, signing, store, versions
 from slipway.registry.place import Place
 from slipway.registry.versions import Version
 

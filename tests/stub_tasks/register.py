@@ -10,7 +10,8 @@ from slipway.artifacts import Decision, Json, Manifest, Observations
 from slipway.errors import Refused
 from slipway.ledger import clock, operations
 from slipway.ledger.database import Database
-from slipway.registry import entry, keys, mirror, receipt, signing, store, versions, waivers
+from slipway.people import waivers
+from slipway.registry import entry, keys, mirror, receipt, signing, store, versions
 from slipway.registry.numbering import Made
 from slipway.registry.place import Place
 from slipway.registry.versions import Version

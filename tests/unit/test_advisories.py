@@ -17,9 +17,9 @@ import pytest
 
 from slipway.artifacts import Advisories
 from slipway.errors import SlipwayError, StageError, Transient, UsageError
-from slipway.registry import advisories, osv, packages
-from slipway.registry.advisories import CONTROL, Service
-from slipway.registry.packages import Package
+from slipway.observing import advisories, osv, packages
+from slipway.observing.advisories import CONTROL, Service
+from slipway.observing.packages import Package
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 NUMPY = Package("numpy", "2.4.6")

@@ -20,9 +20,10 @@ from slipway.ledger.clock import Reading
 from slipway.ledger.events import Actor
 from slipway.ledger.tables import approvals as rows
 from slipway.ledger.tables import events as event_rows
-from slipway.registry import approvals, keys, panel, store, versions, vouching
-from slipway.registry.approvers import Approvers
-from slipway.registry.panel import About, Given, Panel
+from slipway.people import approvals, panel, vouching
+from slipway.people.approvers import Approvers
+from slipway.people.panel import About, Given, Panel
+from slipway.registry import keys, store, versions
 from slipway.registry.versions import Version
 
 PRODUCTION = "Staging→Production"

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from slipway.errors import UsageError
-from slipway.registry import approvers
-from slipway.registry.approvers import Approvers
+from slipway.people import approvers
+from slipway.people.approvers import Approvers
 
 SHIPPED = Path(__file__).parents[2] / approvers.FILE
 

@@ -14,10 +14,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from slipway import digest, strict
-from slipway.registry import bom
-from slipway.registry.facts import CardFacts
-from slipway.registry.packages import Package
-from slipway.registry.text import plain
+from slipway.documents import bom
+from slipway.documents.facts import CardFacts
+from slipway.documents.text import plain
+from slipway.observing.packages import Package
 
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
 

@@ -20,10 +20,10 @@ from huggingface_hub import parse_eval_result_entries as parse_results
 
 from slipway import digest, report, strict
 from slipway.artifacts import Benchmarks, Decision, Safety, Scorecard
-from slipway.registry import card, hub, sections
-from slipway.registry.facts import CardFacts
-from slipway.registry.text import Markdown, code, plain
-from slipway.registry.text import markdown as escaped
+from slipway.documents import card, hub, sections
+from slipway.documents.facts import CardFacts
+from slipway.documents.text import Markdown, code, plain
+from slipway.documents.text import markdown as escaped
 
 
 @pytest.fixture(scope="module")

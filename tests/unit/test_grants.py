@@ -18,19 +18,9 @@ from slipway.ledger import audit, clock, events, given
 from slipway.ledger.clock import Reading
 from slipway.ledger.events import Actor
 from slipway.ledger.tables import grants as rows
-from slipway.registry import (
-    approvals,
-    grants,
-    keys,
-    observations,
-    receipt,
-    register,
-    stages,
-    store,
-    versions,
-    vouching,
-    waivers,
-)
+from slipway.observing import observations
+from slipway.people import approvals, grants, vouching, waivers
+from slipway.registry import keys, receipt, register, stages, store, versions
 from slipway.registry.place import Place
 
 TESTED, VALIDATED = ["tested", "reviewed"], ["approved", "performance_validated"]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from slipway.registry import licences, packages
-from slipway.registry.licences import CONFLICT, FINE, UNKNOWN
-from slipway.registry.packages import Package
+from slipway.observing import licences, packages
+from slipway.observing.licences import CONFLICT, FINE, UNKNOWN
+from slipway.observing.packages import Package
 
 ROOT = Path(__file__).parents[2]
 OURS = {"licence": "Apache-2.0", "base_licence": "Apache-2.0", "data_licence": "CC0-1.0"}

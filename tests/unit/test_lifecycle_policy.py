@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway.errors import UsageError
-from slipway.registry import lifecycle
-from slipway.registry.lifecycle import CLASSES, Facts, Kept, Moment, Policy, live, plan
+from slipway.keeping import lifecycle
+from slipway.keeping.lifecycle import CLASSES, Facts, Kept, Moment, Policy, live, plan
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / lifecycle.FILE

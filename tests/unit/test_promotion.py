@@ -15,8 +15,9 @@ from made_versions import ADA, Made
 from sqlalchemy import update
 
 from slipway.errors import Refused, SlipwayError, StageError, UsageError
+from slipway.keeping import retiring
 from slipway.ledger import audit, champions, events, leases, tables
-from slipway.registry import keys, promotion, retiring, signing, store, versions
+from slipway.registry import keys, promotion, signing, store, versions
 from slipway.registry.versions import Version
 
 MODEL = "support-desk"

@@ -17,11 +17,12 @@ from object_storage import BUCKET, keys_in
 from sqlalchemy import text
 
 from slipway.errors import Refused, SlipwayError, StageError, Transient, UsageError
+from slipway.keeping import lifecycle, liveness, retiring
 from slipway.ledger import audit, checkpoints, clock, events, operations
 from slipway.ledger.clock import Reading
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
-from slipway.registry import lifecycle, liveness, retiring, store
+from slipway.registry import store
 from slipway.registry.versions import Version
 
 ADA = Actor("ada", "os-user")
@@ -438,7 +439,8 @@ from pathlib import Path
 sys.path[:0] = {path!r}
 from slipway.ledger import operations
 from slipway.ledger.events import Actor
-from slipway.registry import retiring, store, storage, versions
+from slipway.keeping import retiring, storage
+from slipway.registry import store, versions
 
 def kill_at(place, name, nth, after):
     known, calls = getattr(place, name), [0]

@@ -22,11 +22,12 @@ from made_versions import MODEL, Made
 
 from slipway.cli import main
 from slipway.errors import Refused, SlipwayError, Transient, UsageError
+from slipway.keeping import retiring
 from slipway.ledger import audit, champions
 from slipway.ledger.champions import Champion
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
-from slipway.registry import keys, promotion, retiring, store, versions
+from slipway.registry import keys, promotion, store, versions
 from slipway.registry.rollback import rollback
 from slipway.registry.versions import Version
 

@@ -21,7 +21,7 @@ from slipway import digest, params
 from slipway.artifacts import Manifest
 from slipway.errors import StageError
 from slipway.evaluation.servability import quantile
-from slipway.registry import servability
+from slipway.observing import servability
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import sys, threading; print('servability: ready', flush=True); threading.Event().wait()"
@@ -115,7 +115,7 @@ def test_a_process_that_fails_is_quoted() -> None:
 
 def test_it_ends_with_whoever_asked(tmp_path: Path) -> None:
     asker = (
-        "import sys; from slipway.registry import servability; "
+        "import sys; from slipway.observing import servability; "
         f"servability._run([sys.executable, '-c', {FOLLOWER!r}], 60, lambda line: print(line, flush=True))"
     )
     parent = subprocess.Popen(

@@ -14,8 +14,11 @@ from made_versions import ADA, BOB, Made, later
 from slipway import cli
 from slipway.artifacts import Advisories, Decision, Observations
 from slipway.errors import Refused, Transient, UsageError
+from slipway.keeping import lifecycle
 from slipway.ledger import audit, clock, events
-from slipway.registry import advisories, approvals, grants, lifecycle, promotion, stages, store, versions
+from slipway.observing import advisories
+from slipway.people import approvals, grants
+from slipway.registry import promotion, stages, store, versions
 from slipway.registry.versions import Stage, Version
 
 TESTED = ["tested", "reviewed"]

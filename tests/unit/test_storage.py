@@ -10,9 +10,9 @@ from object_storage import BUCKET
 
 from slipway import digest
 from slipway.errors import Refused, SlipwayError, StageError, Transient, UsageError
-from slipway.registry import storage
-from slipway.registry.lifecycle import Restore
-from slipway.registry.storage import Archive
+from slipway.keeping import storage
+from slipway.keeping.lifecycle import Restore
+from slipway.keeping.storage import Archive
 
 HOW = Restore(tier="Standard", hours=5, days=7)
 

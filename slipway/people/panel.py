@@ -15,8 +15,8 @@ from slipway.artifacts import Approval, Artifact, Finding, Json
 from slipway.ledger import clock, given
 from slipway.ledger.chain import Event
 from slipway.ledger.clock import Reading
-from slipway.registry import approvers, vouching
-from slipway.registry.approvers import Approvers
+from slipway.people import approvers, vouching
+from slipway.people.approvers import Approvers
 from slipway.registry.keys import Trust
 from slipway.registry.versions import Version
 

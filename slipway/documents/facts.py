@@ -20,10 +20,10 @@ from slipway.artifacts import (
     SourcePin,
     Validation,
 )
-from slipway.registry import licences, packages
-from slipway.registry.packages import Package
+from slipway.documents.text import plain
+from slipway.observing import licences, packages
+from slipway.observing.packages import Package
 from slipway.registry.place import Place
-from slipway.registry.text import plain
 from slipway.report.funnel import Card as DataCard
 
 T = TypeVar("T")

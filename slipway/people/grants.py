@@ -19,8 +19,9 @@ from slipway.ledger import clock, events, given, sealed
 from slipway.ledger.chain import Event
 from slipway.ledger.clock import Reading
 from slipway.ledger.events import Actor
-from slipway.registry import approvals, approvers, receipt, store, versions, vouching, waivers
-from slipway.registry.approvers import Approvers
+from slipway.people import approvals, approvers, vouching, waivers
+from slipway.people.approvers import Approvers
+from slipway.registry import receipt, store, versions
 from slipway.registry.opening import acting, reading
 from slipway.registry.versions import Version
 

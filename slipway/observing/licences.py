@@ -14,8 +14,8 @@ import yaml
 from slipway import strict
 from slipway.artifacts import Licences
 from slipway.errors import SlipwayError
-from slipway.registry import packages
-from slipway.registry.packages import Package
+from slipway.observing import packages
+from slipway.observing.packages import Package
 
 Terms = frozenset[Literal["pass on", "non-commercial", "no derivatives", "restricts use"]]
 Outcome = tuple[int, str]  # fine, unknown or conflict, and why

@@ -13,11 +13,12 @@ from slipway.errors import Refused, UsageError
 from slipway.ledger import clock, events, given, sealed
 from slipway.ledger.clock import Reading
 from slipway.ledger.events import Actor
-from slipway.registry import approvers, receipt, store, versions, vouching
-from slipway.registry.approvers import REGISTER, Approvers
+from slipway.people import approvers, vouching
+from slipway.people.approvers import REGISTER, Approvers
+from slipway.people.panel import PURPOSE, SKEW, About, Given, Panel, doubt_of_person, examine, requesters
+from slipway.registry import receipt, store, versions
 from slipway.registry.keys import Trust
 from slipway.registry.opening import acting, reading
-from slipway.registry.panel import PURPOSE, SKEW, About, Given, Panel, doubt_of_person, examine, requesters
 from slipway.registry.versions import Version
 
 _EVENT: dict[str, str] = {"approve": "approval_given", "reject": "approval_rejected"}

@@ -8,15 +8,16 @@ from sqlalchemy import Connection
 
 from slipway.artifacts import Json
 from slipway.errors import Refused, StageError, Transient
+from slipway.keeping import lifecycle, liveness
+from slipway.keeping.lifecycle import Class, Policy
+from slipway.keeping.storage import Archive
 from slipway.ledger import clock, events, leases, lifetimes, operations
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
 from slipway.ledger.leases import Lease
 from slipway.ledger.operations import Operation
-from slipway.registry import lifecycle, liveness, store, versions
-from slipway.registry.lifecycle import Class, Policy
+from slipway.registry import store, versions
 from slipway.registry.signing import Statement
-from slipway.registry.storage import Archive
 from slipway.registry.versions import Version
 
 SENT, MOVED = liveness.SENT, liveness.MOVED

@@ -25,7 +25,7 @@ from packaging.version import InvalidVersion, Version
 
 from slipway import atomic
 from slipway.errors import StageError, Transient, UsageError
-from slipway.registry.packages import Package
+from slipway.observing.packages import Package
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from slipway import atomic, digest, settings
 from slipway.errors import Refused, SlipwayError, StageError, Transient, UsageError, of_storage
-from slipway.registry.lifecycle import FROZEN, Class, Restore
+from slipway.keeping.lifecycle import FROZEN, Class, Restore
 
 PART = 512 << 20  # a larger file goes in parts of so many bytes
 LARGEST_COPY = 5_000_000_000  # that S3 copies in one go

@@ -6,9 +6,9 @@ from typing import Any
 
 from slipway import model
 from slipway.artifacts import Estimate, Finding, Json
-from slipway.registry.facts import CardFacts, shown_place
-from slipway.registry.hub import languages
-from slipway.registry.text import Markdown, code, markdown
+from slipway.documents.facts import CardFacts, shown_place
+from slipway.documents.hub import languages
+from slipway.documents.text import Markdown, code, markdown
 from slipway.report import words
 
 MODEL = model.FILE.as_posix()

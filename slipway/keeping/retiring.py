@@ -15,15 +15,16 @@ from sqlalchemy import Connection
 
 from slipway.artifacts import Json
 from slipway.errors import Refused, SlipwayError, StageError, UsageError
+from slipway.keeping import archiving, lifecycle, liveness
+from slipway.keeping.archiving import Here, Outcome
+from slipway.keeping.leased import leased
+from slipway.keeping.lifecycle import Class, Policy, Step
+from slipway.keeping.storage import Archive
 from slipway.ledger import checkpoints, clock, events, leases, lifetimes, operations
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
 from slipway.ledger.operations import Operation
-from slipway.registry import archiving, lifecycle, liveness, mirror, store, versions
-from slipway.registry.archiving import Here, Outcome
-from slipway.registry.leased import leased
-from slipway.registry.lifecycle import Class, Policy, Step
-from slipway.registry.storage import Archive
+from slipway.registry import mirror, store, versions
 from slipway.registry.versions import Stage, Version
 
 SENT, MOVED, RESTORED, DELETED = liveness.SENT, liveness.MOVED, "restore", "delete"

@@ -27,7 +27,9 @@ from slipway.artifacts import (
 )
 from slipway.errors import SlipwayError, StageError
 from slipway.evaluation import memory
-from slipway.registry import advisories, approvals, grants, keys, licences, lock, receipt, servability
+from slipway.observing import advisories, licences, lock, servability
+from slipway.people import approvals, grants
+from slipway.registry import keys, receipt
 from slipway.registry.place import Place
 
 _MADE_WITH = ("torch", "transformers", "peft", "tokenizers", "safetensors", "lm-eval")

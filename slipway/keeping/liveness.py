@@ -8,11 +8,12 @@ from sqlalchemy import Connection
 from slipway import digest
 from slipway.artifacts import Json, Manifest
 from slipway.errors import Refused
+from slipway.keeping import lifecycle
+from slipway.keeping.lifecycle import CLASSES, Facts, Kept, Moment, Place, Policy
 from slipway.ledger import champions, clock, lifetimes
 from slipway.ledger.clock import Reading
 from slipway.ledger.lifetimes import Clocks
-from slipway.registry import lifecycle, store, versions
-from slipway.registry.lifecycle import CLASSES, Facts, Kept, Moment, Place, Policy
+from slipway.registry import store, versions
 from slipway.registry.versions import Version
 
 SENT, MOVED = "archive", "move"  # kinds of operations that bring bytes to another place

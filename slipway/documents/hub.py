@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from slipway.artifacts import Estimate, Json
-from slipway.registry.facts import CardFacts, shown_place
-from slipway.registry.text import plain
+from slipway.documents.facts import CardFacts, shown_place
+from slipway.documents.text import plain
 from slipway.report import words
 
 # https://huggingface.co/docs/hub/repositories-licenses

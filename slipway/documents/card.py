@@ -8,9 +8,9 @@ from pathlib import Path
 
 from slipway import atomic, model
 from slipway.artifacts import ModelCard
-from slipway.registry import hub, sections
-from slipway.registry.facts import FOLDERS, CardFacts
-from slipway.registry.text import Markdown, code, markdown
+from slipway.documents import hub, sections
+from slipway.documents.facts import FOLDERS, CardFacts
+from slipway.documents.text import Markdown, code, markdown
 
 README, RESULTS = "README.md", "eval_results.yaml"
 # What a card without gaps says of the model, in words that only people know …

@@ -20,8 +20,8 @@ from packaging.version import InvalidVersion, Version
 from slipway import settings, strict
 from slipway.artifacts import Advisories, Vulnerability
 from slipway.errors import StageError, Transient
-from slipway.registry import osv, packages
-from slipway.registry.packages import Package
+from slipway.observing import osv, packages
+from slipway.observing.packages import Package
 
 CONTROL = osv.CONTROL
 CONTROL_SECONDS = 8.0

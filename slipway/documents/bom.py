@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from slipway import atomic
 from slipway.artifacts import Estimate, Json, Manifest
-from slipway.registry import packages
-from slipway.registry.facts import CardFacts, shown_place
-from slipway.registry.text import plain
+from slipway.documents.facts import CardFacts, shown_place
+from slipway.documents.text import plain
+from slipway.observing import packages
 
 FILE = "bom.json"
 MODEL, BASE, DATA = "model", "base", "data"  # how parts of the bill refer to each other

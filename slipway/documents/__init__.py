@@ -1,0 +1,1 @@
+"""What is written about a model from its evidence alone: the card and the bill of materials."""

@@ -1,0 +1,1 @@
+"""How long a version is kept, where, and what may never be touched."""
