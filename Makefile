@@ -31,7 +31,7 @@ run: install  ## The whole pipeline, from data to a judged model
 	@$(BIN)/slipway run
 
 test: install lint  ## Lint, types, contracts and every test but long chaos and gpu
-	$(BIN)/python -m pytest -m "not chaos and not gpu and not e2e" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not chaos and not gpu and not e2e" -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "e2e and not chaos"  # alone: these hold the default run to its stated times
 
 check: install lint  ## The fast part of `make test`: lint, types, layers, unit tests and contracts

@@ -7,6 +7,7 @@ it belongs to, and is looked for under that id before it is made: after a lost r
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -132,10 +133,20 @@ class World:
         logged = once(find, make)
         if str(getattr(logged.status, "value", logged.status)) != "READY":
             with tempfile.TemporaryDirectory() as place:
-                form.write(Path(place) / "form", Path(about["adapter"]), Path(about["base"]), about["metadata"])
-                again(lambda: self.client.log_model_artifacts(logged.model_id, str(Path(place) / "form")))
+                whole, part = Path(place) / "form", Path(place) / "part"
+                form.write(whole, Path(about["adapter"]), Path(about["base"]), about["metadata"])
+                self._upload(logged.model_id, whole, part)
             again(lambda: self.client.finalize_logged_model(logged.model_id, "READY"))
         return str(logged.model_id)
+
+    def _upload(self, logged: str, whole: Path, part: Path) -> None:
+        """A file at a time: a reply that is lost costs the upload of that file again, not of all."""
+        for file in sorted(path for path in whole.rglob("*") if path.is_file()):
+            alone = part / file.relative_to(whole)
+            alone.parent.mkdir(parents=True)
+            file.rename(alone)
+            again(partial(self.client.log_model_artifacts, logged, str(part)))
+            shutil.rmtree(part)
 
     # --- setting ------------------------------------------------------------------------------------------------------
 

@@ -125,7 +125,7 @@ def test_mlflow_that_goes_away_in_between_costs_a_warning_not_the_verdict(stub: 
     code, record, err = run(stub, prefect_url)
     assert code == 0, err
     assert record["outcome"] == "registered" and record["warnings"]
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
 
 
 def test_a_stage_that_takes_too_long_is_stopped_and_said_so(stub: Path, prefect_url: str) -> None:
