@@ -34,6 +34,8 @@ def connect(root: Path) -> tuple["MlflowClient", str]:
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It prints a traceback for what it raises as well; we say that in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri, name = settings.mlflow_uri(root), model_name(root)
     location = (settings.state_folder(root) / "mlflow").as_uri() if uri.startswith("sqlite") else None
     try:
