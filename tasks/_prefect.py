@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.client.schemas.objects import State, TaskRun
 
-    from tasks._stage import Act, Stage
+    from tasks._stage import _Step
 
 
 class Workspace(BaseModel):
@@ -97,7 +97,7 @@ def _only_transient(task: "Task[..., Any]", run: "TaskRun", state: "State[Any]")
     return isinstance(state.data, Transient)
 
 
-def task_of(stage: "Stage | Act") -> "Task[..., Any]":
+def task_of(stage: "_Step") -> "Task[..., Any]":
     """The Prefect task that runs one stage through DVC, or does one act."""
     perform = _repro.perform if stage.name in ACTS else _repro.repro
 

@@ -41,8 +41,8 @@ ACTS = ("register",)  # what touches the world, after the stages: never in dvc.y
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage, named after its function."""
+class _Step:
+    """A step of a release, named after its function."""
 
     function: Callable[..., Metrics]
     retries: int
@@ -59,42 +59,24 @@ class Stage:
     def __call__(self, *args: Any, **kwargs: Any) -> Metrics:
         return self.function(*args, **kwargs)
 
+    def task(self) -> "Task[..., Any]":
+        """The step as a Prefect task."""
+        from tasks import _prefect
+
+        return _prefect.task_of(self)
+
+
+class Stage(_Step):
+    """A step from files to files."""
+
     def paths(self, kind: object) -> list[str]:
         """The names of the function's parameters of one kind (Input, Output, Scratch or Memory)."""
         hints = get_type_hints(self.function)
         return [name for name in inspect.signature(self.function).parameters if hints[name] is kind]
 
-    def task(self) -> "Task[..., Any]":
-        """The stage as a Prefect task."""
-        from tasks import _prefect
 
-        return _prefect.task_of(self)
-
-
-@dataclass(frozen=True)
-class Act:
-    """A step that looks at the world or touches it, named after its function; doing it again changes nothing."""
-
-    function: Callable[[Path, str], Metrics]  # of the workspace and the release
-    retries: int
-    timeout_seconds: int | None
-
-    @property
-    def name(self) -> str:
-        return self.function.__name__
-
-    @property
-    def about(self) -> str:
-        return (inspect.getdoc(inspect.getmodule(self.function)) or "").partition("\n")[0]
-
-    def __call__(self, root: Path, release: str) -> Metrics:
-        return self.function(root, release)
-
-    def task(self) -> "Task[..., Any]":
-        """The act as a Prefect task."""
-        from tasks import _prefect
-
-        return _prefect.task_of(self)
+class Act(_Step):
+    """A step that looks at the world or touches it; its function takes the workspace and the release. Doing it again changes nothing."""
 
 
 def stage(retries: int = 0, timeout_seconds: int | None = None) -> Callable[[Callable[..., Metrics]], Stage]:

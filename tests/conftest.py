@@ -15,6 +15,8 @@ import stub_project
 from ledgers import _postgres_of_session, ledger, ledger_url, postgres, postgres_url, sqlite_url  # noqa: F401
 from object_storage import s3, s3_server  # noqa: F401
 
+from slipway import cli
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -60,6 +62,14 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def slipway(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """The command in this process: its exit code, what it says, and what it says on standard error."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(words))
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
 
 
 def wait_for(true: object, seconds: float, what: str) -> None:

@@ -21,6 +21,7 @@ from slipway.keeping.leased import leased
 from slipway.keeping.lifecycle import Class, Policy, Step
 from slipway.keeping.storage import Archive
 from slipway.ledger import checkpoints, clock, events, leases, lifetimes, operations
+from slipway.ledger import versions as rows
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
 from slipway.ledger.operations import Operation
@@ -317,8 +318,6 @@ def _swept(place: Path) -> None:
 
 def models(root: Path) -> list[str]:
     """Every model's name that has a version here."""
-    from slipway.ledger import versions as rows
-
     with Database.of(root).read() as connection:
         return rows.models(connection)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import made_ledger
 import pytest
+from conftest import slipway as typed
 from made_ledger import Story
 
 from slipway import cli
@@ -24,10 +25,7 @@ def story(tmp_path: Path, ledger: Database, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def slipway(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["audit", *words])
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
+    return typed(capsys, "audit", *words)
 
 
 def test_verify_says_so_and_its_exit_code_too(story: Story, capsys: pytest.CaptureFixture[str]) -> None:

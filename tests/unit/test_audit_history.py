@@ -9,10 +9,10 @@ from pathlib import Path
 
 import made_ledger
 import pytest
+from conftest import slipway
 from made_ledger import Story
 from sqlalchemy import insert
 
-from slipway import cli
 from slipway.errors import UsageError
 from slipway.ledger import clock, events, history, listing, tables
 from slipway.ledger.clock import Reading
@@ -166,13 +166,6 @@ def test_the_command_answers_in_a_second_with_its_start(story: Story, capsys: py
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------
-
-
-def slipway(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
 
 
 def test_the_command_says_who_and_what(

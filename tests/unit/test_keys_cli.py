@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import slipway
 
-from slipway import cli
 from slipway.artifacts import Manifest
 from slipway.ledger import events
 from slipway.ledger.database import Database
@@ -32,13 +32,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     said = signing.About(model="desk", version=None, release="r1", evidence_digest="e", policy_digest="p")
     signing.sign(tmp_path, export, said, export / "base", export / "adapter")
     return tmp_path
-
-
-def slipway(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
 
 
 def test_a_whole_model_is_verified(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

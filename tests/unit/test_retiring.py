@@ -167,6 +167,20 @@ def test_an_archive_that_is_away_changes_nothing_that_cannot_be_finished_later(
     sound(made)
 
 
+def test_the_next_release_finishes_what_was_cut_short(made: Made, away: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import release
+
+    version = made.version(whole=False)
+    server = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(Transient):
+        archive(made, version)
+    assert release._recovered(made.root) and lies(made, version), "an archive that is away stops no release"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    assert release._recovered(made.root) and made.find(version).state == "cold"
+    assert release._recovered(made.root) == []
+
+
 def test_a_predecessor_leaves_production_by_the_rules_of_the_gate_policy(made: Made) -> None:
     first, second = made.version(), made.version(whole=False)
     made.serve(first)

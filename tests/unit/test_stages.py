@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import made_versions
 import pytest
+from conftest import slipway
 from made_versions import ADA, BOB, Made, later
 
-from slipway import cli
 from slipway.artifacts import Advisories, Decision, Observations
 from slipway.errors import Refused, Transient, UsageError
 from slipway.keeping import lifecycle
@@ -229,13 +229,6 @@ def test_case_B9_an_older_ledger_put_back_freezes_every_step(small: Made) -> Non
 
 
 # --- as a person types it ---------------------------------------------------------------------------------------------------
-
-
-def slipway(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
 
 
 def test_the_whole_way_on_the_command_line(
