@@ -11,7 +11,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 
 from slipway.errors import StageError
-from slipway.evaluation.likelihood import Scorer, attempted, halved
+from slipway.evaluation.inference import attempted
+from slipway.evaluation.likelihood import Scorer, halved
 from slipway.progress import Progress
 
 _ALL = 10**9  # lm-eval's own batch size: it hands over everything at once, and the cutting is ours

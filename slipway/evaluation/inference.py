@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway.artifacts import Json
 from slipway.errors import StageError
@@ -23,6 +23,8 @@ from slipway.progress import Progress
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -321,25 +323,35 @@ def say(model: Model, tests: TestSet) -> Answers:
     stops = stop_tokens(tokenizer, network, examples[0])
     progress = Progress(len(examples), f"evaluate {model.name}: row")
     found: dict[str, Answer] = {}
-    size = limits.batch_size
-    while len(found) < len(examples):
-        batch = examples[len(found) : len(found) + size]
-        done = attempted(network, batch, limits, stops)
-        if isinstance(done, str):
-            size = halved(batch, done)  # after the failed pass, whose tensors are gone by now
-            continue
-        for e, (tokens, loss) in zip(batch, done, strict=True):
-            found[e.row.id] = Answer(e.row.id, tokenizer.decode(tokens, skip_special_tokens=True), loss, len(e.answer))
+
+    def answered(batch: list[Example]) -> list[tuple[list[int], float]]:
+        return list(zip(answers(network, batch, limits, stops), losses(network, batch), strict=True))
+
+    for e, (tokens, loss) in as_memory_allows(examples, limits.batch_size, answered):
+        found[e.row.id] = Answer(e.row.id, tokenizer.decode(tokens, skip_special_tokens=True), loss, len(e.answer))
         progress.at(len(found))
     return [found[row.id] for row in tests.rows]
 
 
-def attempted(
-    model: "PreTrainedModel", batch: list[Example], limits: Limits, stops: set[int]
-) -> list[tuple[list[int], float]] | str:
-    """Each row's answer and loss; or, where the batch does not fit in memory, what was said about that."""
+def as_memory_allows(
+    examples: list[Example], size: int, work: Callable[[list[Example]], list[T]]
+) -> Iterator[tuple[Example, T]]:
+    """Each example with what became of it; a batch that does not fit in memory is halved, and the rest go on so."""
+    at = 0
+    while at < len(examples):
+        batch = examples[at : at + size]
+        done = attempted(work, batch)
+        if isinstance(done, str):
+            size = halved(batch, done)  # after the failed pass, whose tensors are gone by now
+            continue
+        yield from zip(batch, done, strict=True)
+        at += len(batch)
+
+
+def attempted(work: Callable[..., T], *args: Any) -> T | str:
+    """What the work gives; or, where it does not fit in memory, what was said about that."""
     try:
-        return list(zip(answers(model, batch, limits, stops), losses(model, batch), strict=True))
+        return work(*args)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -7,7 +7,7 @@ Whether a model reads trees right is found by asking it, not by its name: see `R
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from transformers.cache_utils import DynamicLayer
 
 from slipway.errors import StageError
 from slipway.evaluation import prefixes
-from slipway.evaluation.inference import is_out_of_memory
+from slipway.evaluation.inference import attempted
 from slipway.evaluation.prefixes import Request, Stand, Tree
 from slipway.progress import Progress
 
-_T = TypeVar("_T")
 Score = tuple[float, bool]  # an answer's log-likelihood, and whether it is what the model would write greedily
 Guess = tuple[int, float, bool]  # one token of it: the request, its log-likelihood, whether it is the likeliest
 
@@ -281,16 +280,6 @@ class Scorer:
             logits = self.reader.logits(found[start : start + step])
             for row in range(0, len(logits), _ROWS):
                 yield start + row, functional.log_softmax(logits[row : row + _ROWS], dim=-1)
-
-
-def attempted(work: Callable[..., _T], *args: Any) -> _T | str:
-    """What the work gives; or, where it does not fit in memory, what was said about that."""
-    try:
-        return work(*args)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return (str(error).splitlines() or ["no memory left"])[0]
 
 
 def too_large(width: int, reason: str) -> StageError:

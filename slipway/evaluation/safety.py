@@ -172,29 +172,14 @@ def _answers(model: Model, tests: TestSet) -> list[str]:
     stops = inference.stop_tokens(model.tokenizer, model.network, examples[0])
     progress = Progress(len(examples), f"safety {model.name}: probe")
     found: dict[str, str] = {}
-    size = limits.batch_size
-    while len(found) < len(examples):
-        batch = examples[len(found) : len(found) + size]
-        said = _attempted(model, batch, limits, stops)
-        if isinstance(said, str):
-            size = inference.halved(batch, said)
-            continue
-        for example, tokens in zip(batch, said, strict=True):
-            found[example.row.id] = str(model.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def answered(batch: list[inference.Example]) -> list[list[int]]:
+        return inference.answers(model.network, batch, limits, stops)
+
+    for example, tokens in inference.as_memory_allows(examples, limits.batch_size, answered):
+        found[example.row.id] = str(model.tokenizer.decode(tokens, skip_special_tokens=True))
         progress.at(len(found))
     return [found[row.id] for row in tests.rows]
-
-
-def _attempted(
-    model: Model, batch: list[inference.Example], limits: inference.Limits, stops: set[int]
-) -> list[list[int]] | str:
-    """A batch's answers in tokens; or, where it does not fit in memory, what was said about that."""
-    try:
-        return inference.answers(model.network, batch, limits, stops)
-    except (RuntimeError, MemoryError) as error:
-        if not inference.is_out_of_memory(error):
-            raise
-        return (str(error).splitlines() or ["no memory left"])[0]
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
