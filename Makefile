@@ -31,8 +31,8 @@ run: install  ## The whole pipeline, from data to a judged model
 	@$(BIN)/slipway run
 
 test: install lint  ## Lint, types, contracts and every test but long chaos and gpu
-	$(BIN)/python -m pytest -m "not chaos and not gpu and not e2e" -n 2 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest -m "e2e and not chaos"  # alone: these hold the default run to its stated times
+	$(BIN)/python -m pytest -m "not chaos and not gpu and not e2e and not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "(e2e or alone) and not chaos"  # one at a time: these hold to stated times
 
 check: install lint  ## The fast part of `make test`: lint, types, layers, unit tests and contracts
 	$(BIN)/python -m pytest tests/unit tests/contracts
@@ -51,14 +51,14 @@ format: install  ## Let ruff order the imports and lay out the code
 services:  ## Install the Debian packages that tests use (as root)
 	@if [ "$$(id -u)" != 0 ]; then echo "make services: not root, so nothing is installed; tests that need a service are skipped with the reason"; exit 0; fi; \
 	command -v apt-get >/dev/null || { echo "make services: no apt-get here; tests that need a service are skipped with the reason"; exit 0; }; \
-	command -v chromium >/dev/null && command -v bwrap >/dev/null && command -v gcc >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+	command -v chromium >/dev/null && command -v bwrap >/dev/null && command -v gcc >/dev/null && command -v redis-server >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
 	  && { echo "make services: all there"; exit 0; }; \
 	export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
 	if ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
 	  apt-get install -qq -y --no-install-recommends postgresql-common; \
 	  sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf; \
 	fi; \
-	apt-get install -qq -y --no-install-recommends bubblewrap chromium gcc libc6-dev postgresql
+	apt-get install -qq -y --no-install-recommends bubblewrap chromium gcc libc6-dev postgresql redis-server
 
 chaos: install  ## Long runs of kills and races
 	$(BIN)/python -m pytest -m chaos

@@ -35,7 +35,7 @@ from slipway.ledger import checkpoints, releases, sinks
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
 from slipway.registry import entry, mirror, receipt, versions
-from slipway.registry.register import may_follow
+from slipway.registry.register import may_follow, misnamed_waivers
 from slipway.report import write as write_report
 from slipway.report.release import Machine, Outcome, Release, StageRun
 from tasks import _repro, _storage
@@ -164,7 +164,7 @@ async def _open_ledger(project: Path, place: Path, release: str, began_with: dic
     policies = {path.relative_to(place).as_posix(): digest.of_file(path) for path in _policies(place)}
     told = {"digests": began_with, "commit": git.commit(place) if git.is_repository(place) else None}
     name = tracking.model_name(place)
-    await asyncio.to_thread(releases.started, database, name, release, told, policies, dead)
+    await asyncio.to_thread(releases.started, project, database, name, release, told, policies, dead)
     return left
 
 
@@ -263,6 +263,8 @@ async def _judged(run: Run) -> tuple[Outcome, str]:
         await _told(run, releases.decided, entry.of_decision(decision))
         if await asyncio.to_thread(may_follow, run.place, decision):
             decision = await _registered(run, decision)
+        else:
+            run.warnings += await asyncio.to_thread(misnamed_waivers, run.place, run.place / run.params.gate.policy)
         return _VERDICTS[decision.verdict], decision.summary + run.already
     except SlipwayError as error:
         run.error = error

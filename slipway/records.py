@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from slipway import digest, settings, workspace
@@ -93,11 +94,22 @@ def newest_first(root: Path) -> Iterator[Release]:
 
 
 def find(root: Path, release: str | None) -> Release:
-    """A release by id (or the start of one); the newest without."""
-    for record in newest_first(root):
-        if release is None or record.id.startswith(release):
-            return record
-    raise UsageError(f"no release {release or ''} here yet; `slipway run` makes one".replace("  ", " "))
+    """A release by id (or a start of one that no other has); the newest where none is named."""
+    if release == "":
+        raise UsageError("an empty word names no release; `slipway status` shows the newest one's id")
+    found = list(islice(newest_first(root), 1)) if release is None else starting(root, release)
+    if not found:
+        raise UsageError(f"no release {release or ''} here yet; `slipway run` makes one".replace("  ", " "))
+    if len(found) > 1:
+        shown = ", ".join(one.id for one in found[:3]) + ", …" * (len(found) > 3)
+        raise UsageError(f"{len(found)} releases begin with {release}: {shown}; write more of the id")
+    return found[0]
+
+
+def starting(root: Path, start: str) -> list[Release]:
+    """The release of this very id, or else every one whose id begins so, the newest first."""
+    found = [record for record in newest_first(root) if record.id.startswith(start)]
+    return [record for record in found if record.id == start] or found
 
 
 def lock_digest(place: Path) -> str | None:

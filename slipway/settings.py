@@ -3,6 +3,7 @@
 `configs/env/<name>.yaml` first, then SLIPWAY_* variables. Nothing here changes a byte of any output.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from slipway import strict
+from slipway import atomic, strict
 from slipway.errors import UsageError
+
+_PROJECT = "slipway-project"
 
 # The one switch for telemetry: off, for every library, with nothing that turns it on.
 _QUIET = {
@@ -93,9 +96,9 @@ def variable(name: str) -> str | None:
 
 
 def load(root: Path, name: str | None = None) -> Environment:
-    """The named environment, or the one in use."""
+    """The named environment, or the one in use; a release's worktree runs where its project does."""
     name = name or variable("ENV") or "local"
-    path = root / "configs" / "env" / f"{name}.yaml"
+    path = project_folder(root) / "configs" / "env" / f"{name}.yaml"
     raw = strict.read_yaml(
         path, f"set SLIPWAY_ENV to one of {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}"
     )
@@ -110,18 +113,36 @@ def load(root: Path, name: str | None = None) -> Environment:
 
 
 def state_folder(root: Path) -> Path:
-    """Where state lives: shared by every worktree of a project (SLIPWAY_STATE), or the project's own."""
-    return (root / load(root).state).resolve()
+    """Where state lives, one folder for a project and all its releases' worktrees."""
+    return (project_folder(root) / load(root).state).resolve()
 
 
 def scratch_folder(root: Path) -> Path:
-    """Checkpoints and caches, shared by every worktree of a project (SLIPWAY_SCRATCH), keyed by input digest."""
-    return Path(variable("SCRATCH") or root / ".scratch").resolve()
+    """Checkpoints and caches, keyed by input digest, one folder for a project and all its releases' worktrees."""
+    return Path(variable("SCRATCH") or project_folder(root) / ".scratch").resolve()
 
 
 def project_folder(root: Path) -> Path:
-    """The project a worktree belongs to (SLIPWAY_PROJECT), whose untracked data and models it may read; else itself."""
-    return Path(variable("PROJECT") or root)
+    """The project that a release's worktree belongs to, whose state, data and models it shares; else itself."""
+    return Path(variable("PROJECT") or _project_of_worktree(root) or root)
+
+
+def join(worktree: Path, project: Path) -> None:
+    """Let a release's worktree know its project; kept in git's own folder of the worktree, which goes with it."""
+    atomic.write_bytes(_git_folder(worktree) / _PROJECT, str(project.resolve()).encode())
+
+
+def _project_of_worktree(root: Path) -> str | None:
+    """A person's own worktree names none: it is a project of its own."""
+    if not (root / ".git").is_file():
+        return None
+    with contextlib.suppress(OSError):
+        return (_git_folder(root) / _PROJECT).read_text()
+    return None
+
+
+def _git_folder(worktree: Path) -> Path:
+    return (worktree / (worktree / ".git").read_text().removeprefix("gitdir:").strip()).resolve()
 
 
 def mlflow_uri(root: Path) -> str:
@@ -142,7 +163,6 @@ def environment(root: Path) -> dict[str, str]:
         "DVC_SITE_CACHE_DIR": scratch / "dvc-site",
     }
     chosen = {
-        "MLFLOW_TRACKING_URI": mlflow_uri(root),
         # Progress goes to Prefect's log, where its UI shows it; the terminal has a display of its own.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
@@ -156,9 +176,10 @@ def environment(root: Path) -> dict[str, str]:
     }
     if url := load(root).prefect_api_url:
         chosen["PREFECT_API_URL"] = url
-    # What a person exported on purpose wins over our choices, never over the telemetry switch.
+    # What a person exported on purpose wins over our choices; never over the telemetry switch, nor over configs/env, which alone
+    # says where MLflow is: MLflow looks some things up by these variables, whatever address its client was given.
     ours = {key: os.environ.get(key) or str(value) for key, value in (inside | chosen).items()}
-    return ours | _QUIET
+    return ours | _QUIET | dict.fromkeys(("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"), mlflow_uri(root))
 
 
 def quiet() -> None:

@@ -93,6 +93,7 @@ def worktree(root: Path, release: str, revision: str) -> Iterator[Path]:
     folder = settings.scratch_folder(root) / "worktrees" / release
     git.add_worktree(root, folder, revision)
     try:
+        settings.join(folder, settings.project_folder(root))
         yield folder
     finally:
         with contextlib.suppress(StageError):  # what ended the release matters more

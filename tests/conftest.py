@@ -18,6 +18,13 @@ from object_storage import s3, s3_server  # noqa: F401
 from slipway import cli
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long runs may take their two hours; everything else keeps the time that pyproject.toml gives."""
+    for item in items:
+        if item.get_closest_marker("chaos") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(7200))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, update
 
 from slipway import digest
 from slipway.artifacts import Json
-from slipway.ledger import champions, checkpoints, clock, events, leases, tables
+from slipway.ledger import champions, checkpoints, clock, events, guards, leases, tables
 from slipway.ledger.chain import Event, canonical
 from slipway.ledger.clock import Reading
 from slipway.ledger.database import Database
@@ -138,12 +138,8 @@ def guard(connection: Connection, is_sqlite: bool) -> None:
     if not is_sqlite:
         connection.exec_driver_sql("ALTER TABLE events ENABLE TRIGGER USER")
         return
-    say = "SELECT RAISE(ABORT, 'the ledger only grows'); END"
-    connection.exec_driver_sql(f"CREATE TRIGGER events_stay BEFORE UPDATE ON events BEGIN {say}")
-    connection.exec_driver_sql(
-        "CREATE TRIGGER events_go_to_archives BEFORE DELETE ON events "
-        f"WHEN OLD.sequence > (SELECT coalesce(max(last), 0) FROM archives) BEGIN {say}"
-    )
+    for statement in guards.SQLITE.values():
+        connection.exec_driver_sql(statement)
 
 
 def rewritten(connection: Connection, first: int, changes: Json) -> None:

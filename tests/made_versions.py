@@ -90,6 +90,14 @@ class Made:
         path = self.root / "configs" / "policies" / "approvals.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes, allow_unicode=True))
 
+    def key(self, owner: str) -> tuple[str, Path]:
+        """A person's key that configs/policies/approvals.yaml lists under their name; its fingerprint and private half."""
+        fingerprint, private = keys.new(self.root, owner, self.root / "people" / owner)
+        people = yaml.safe_load((self.root / "configs" / "policies" / "approvals.yaml").read_text())["people"]
+        known = people.get(owner, {})
+        self.approvers(people=people | {owner: known | {"keys": [*known.get("keys", []), fingerprint[:16]]}})
+        return fingerprint, private
+
     # --- making them ------------------------------------------------------------------------------------------------
 
     def version(

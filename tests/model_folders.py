@@ -37,6 +37,24 @@ def make_gpt2(path: Path, **changes: Any) -> Path:
     return _save(GPT2LMHeadModel, config, path, chat=False)
 
 
+def make_mistral(path: Path, **changes: Any) -> Path:
+    """A Mistral, whose attention looks back only a few tokens."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "sliding_window": 16, "max_position_embeddings": 512, "vocab_size": 400}
+    return _save(MistralForCausalLM, MistralConfig(**{**more, **shape, **changes}), path, chat=True)
+
+
+def make_gemma2(path: Path, **changes: Any) -> Path:
+    """A Gemma 2: every other layer looks back only a few tokens."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16, "max_position_embeddings": 512}
+    return _save(Gemma2ForCausalLM, Gemma2Config(**{**more, "vocab_size": 400, **shape, **changes}), path, chat=True)
+
+
 def _save(kind: Any, config: Any, path: Path, chat: bool) -> Path:
     import torch
     from transformers.utils import logging

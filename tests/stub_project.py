@@ -29,6 +29,13 @@ _COPIED = (
 )
 
 
+# The stub's gate only looks at its flag; whoever reads the policy itself finds one that can be read.
+_POLICY = """\
+rules:
+  - {id: enough-rows, expression: rows >= 1, severity: block, why: Some., remedy: Add rows., owner: data}
+"""
+
+
 def make(folder: Path) -> Path:
     """A committed git repository with a DVC project of stub stages."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +55,7 @@ def make(folder: Path) -> Path:
     for name in ("support_desk.jsonl", "test.jsonl"):
         (folder / "sample" / name).write_text('{"messages": []}\n' + name)
     (folder / "configs" / "policies").mkdir(exist_ok=True)
-    (folder / "configs" / "policies" / "gates.yaml").write_text("rules: none, the stub's gate only looks at its flag\n")
+    (folder / "configs" / "policies" / "gates.yaml").write_text(_POLICY)
     _write_dvc_yaml(folder)
     git(folder, "init", "-q", "-b", "main")
     git(folder, "add", "-A")

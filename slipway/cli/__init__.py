@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from slipway import __version__
-from slipway.errors import SlipwayError, UsageError
+from slipway.errors import SlipwayError
 
 app = App(
     name="slipway",
@@ -659,6 +659,7 @@ def trust(
     owner: str = "",
     days: int = 1095,
     for_approvals: Annotated[bool, Parameter(negative="")] = False,
+    for_project: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> int:
     """Believe what another key, or an identity known to Sigstore, has signed.
@@ -677,10 +678,12 @@ def trust(
         How long it is believed.
     for_approvals
         The key signs what a person approves, and vouches for no model.
+    for_project
+        The key is another machine's of this very project: which account spoke there is believed too.
     """
     from slipway.cli import keys
 
-    return keys.trust(public, identity, issuer, owner, days, for_approvals, json)
+    return keys.trust(public, identity, issuer, owner, days, keys.purpose(for_approvals, for_project), json)
 
 
 @app.command
@@ -1037,6 +1040,336 @@ def served_at(
     return at.at(time, model, restore, reason, json)
 
 
+# --- serving ------------------------------------------------------------------------------------------------------------
+
+
+@app.command(name="serve")
+def serve_versions(
+    *targets: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    engine: Literal["transformers", "vllm"] | None = None,
+    json: Json = False,
+) -> int:
+    """Answer as OpenAI's API does, with one model's version or several, until a signal.
+
+    Parameters
+    ----------
+    targets
+        What to serve, as NAME@champion or NAME@1.0.0; the first one is meant where a request names the model alone.
+    host
+        The address to listen on.
+    port
+        The port; 0 takes a free one and says which.
+    engine
+        What generates, in place of `engine` in configs/serving.yaml.
+    """
+    from slipway.cli import serve
+
+    return serve.serve(targets, host, port, engine, json)
+
+
+@app.command
+def predict(
+    given: Annotated[Path, Parameter(name="IN")],
+    out: Annotated[Path, Parameter(name="OUT")],
+    /,
+    *,
+    model: str = "champion",
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int | None = None,
+    stop: list[str] | None = None,
+    batch: int = 32,
+    shard_rows: int = 256,
+    threads: int | None = None,
+    json: Json = False,
+) -> int:
+    """Answer a file or folder of prompts offline, through the engine that serves; killed, run it again to go on.
+
+    Parameters
+    ----------
+    given
+        JSON lines with `prompt` or `messages`, and an `id` if wanted; or a folder of such *.jsonl files.
+    out
+        A folder for the answers.
+    model
+        The version: NAME@champion, NAME@1.2.0, previous, latest, a release's id, or NAME@base.
+    max_tokens
+        The most an answer may have.
+    temperature
+        0 takes the likeliest token each time.
+    top_p
+        Draw from the likeliest tokens that make this share together.
+    top_k
+        Draw from so many of the likeliest tokens; 0 is all.
+    seed
+        Makes drawn answers the same each time.
+    stop
+        An answer ends before this text; may be given several times.
+    batch
+        Answers that grow at once.
+    shard_rows
+        Rows in each file of answers; a kill costs at most the files that were not full yet.
+    threads
+        CPU threads that compute.
+    """
+    from slipway.cli import offline
+
+    sampling = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "stop": stop or [],
+    }
+    return offline.predict(given, out, model, {**sampling, "seed": seed}, batch, shard_rows, threads, json)
+
+
+# --- gateway and traffic -----------------------------------------------------------------------------------------------
+
+_gateway = App(name="gateway", help="The traffic split between champion and candidate: run it, look at it, steer it.")
+app.command(_gateway)
+
+
+@_gateway.default
+def run_gateway(*, config: Path | None = None, drain_seconds: float = 60, json: Json = False) -> int:
+    """Carry the traffic, until Ctrl-C or SIGTERM; then finish what is under way.
+
+    Parameters
+    ----------
+    config
+        Another file than configs/gateway.yaml.
+    drain_seconds
+        How long requests that are under way may take in the end.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.run(config, drain_seconds, json)
+
+
+@_gateway.command(name="status")
+def gateway_status(*, json: Json = False) -> int:
+    """Weights, replicas, and the split as it was measured."""
+    from slipway.cli import gateway as commands
+
+    return commands.status(json)
+
+
+@_gateway.command(name="weights")
+def gateway_weights(
+    candidate: Annotated[float, Parameter(allow_leading_hyphen=True)],
+    *,
+    reason: str,
+    model: str | None = None,
+    back: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+) -> int:
+    """Give the candidate a share of users, in per cent; the champion has the rest. It takes effect at once.
+
+    Parameters
+    ----------
+    candidate
+        0 is the way back; more than before moves users on.
+    reason
+        Why; it stands in the ledger.
+    model
+        Where the gateway has several.
+    back
+        Let a smaller share than before take users back from the candidate.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.weights(candidate, model, reason, back, json)
+
+
+@_gateway.command(name="add")
+def gateway_add(
+    address: str, *, arm: Literal["champion", "candidate", "shadow"], model: str | None = None, json: Json = False
+) -> int:
+    """Let a replica answer for an arm, once it is ready.
+
+    Parameters
+    ----------
+    address
+        HOST:PORT.
+    arm
+        Whose it is.
+    model
+        Where the gateway has several.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.change("add", address, model, json, arm=arm)
+
+
+@_gateway.command(name="drain")
+def gateway_drain(address: str, *, model: str | None = None, json: Json = False) -> int:
+    """Give a replica no new requests; those it has, it finishes.
+
+    Parameters
+    ----------
+    address
+        HOST:PORT.
+    model
+        Where the gateway has several.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.change("drain", address, model, json)
+
+
+@_gateway.command(name="ready")
+def gateway_ready(address: str, *, model: str | None = None, json: Json = False) -> int:
+    """Give a drained replica requests again.
+
+    Parameters
+    ----------
+    address
+        HOST:PORT.
+    model
+        Where the gateway has several.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.change("ready", address, model, json)
+
+
+@_gateway.command(name="remove")
+def gateway_remove(address: str, *, model: str | None = None, json: Json = False) -> int:
+    """Drain a replica, wait until it has nothing left, and forget it.
+
+    Parameters
+    ----------
+    address
+        HOST:PORT.
+    model
+        Where the gateway has several.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.change("remove", address, model, json)
+
+
+@_gateway.command(name="reload")
+def gateway_reload(*, config: Path | None = None, json: Json = False) -> int:
+    """Take another configuration; one that is not sound changes nothing. Weights never need this.
+
+    Parameters
+    ----------
+    config
+        Another file than configs/gateway.yaml.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.reload(config, json)
+
+
+_gateway_keys = App(name="keys", help="API keys: who may ask. They work, or stop working, within a second.")
+_gateway.command(_gateway_keys)
+
+
+@_gateway_keys.command(name="new")
+def gateway_keys_new(
+    name: str,
+    *,
+    tester: Annotated[bool, Parameter(negative="")] = False,
+    requests_per_minute: int = 0,
+    json: Json = False,
+) -> int:
+    """Make a key; it is shown this once, and kept as SHA-256 alone.
+
+    Parameters
+    ----------
+    name
+        Whose it is.
+    tester
+        May choose the arm, by the header x-slipway-force.
+    requests_per_minute
+        A limit of its own; 0: the general one.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.new_key(name, tester, requests_per_minute, json)
+
+
+@_gateway_keys.command(name="list")
+def gateway_keys_list(*, json: Json = False) -> int:
+    """Every key that is valid."""
+    from slipway.cli import gateway as commands
+
+    return commands.list_keys(json)
+
+
+@_gateway_keys.command(name="revoke")
+def gateway_keys_revoke(key: str, *, json: Json = False) -> int:
+    """Take a key away.
+
+    Parameters
+    ----------
+    key
+        Its id or its name.
+    """
+    from slipway.cli import gateway as commands
+
+    return commands.revoke_key(key, json)
+
+
+@app.command(name="traffic")
+def send_traffic(
+    prompts: Path,
+    *,
+    url: str | None = None,
+    rate: float = 10,
+    seconds: float = 60,
+    requests: int = 0,
+    stream: float = 0,
+    feedback: float = 1,
+    users: int = 100,
+    max_tokens: int = 0,
+    model: str | None = None,
+    key: Path | None = None,
+    seed: int = 0,
+    json: Json = False,
+) -> int:
+    """Replay prompts through the gateway at a steady rate, grade the answers, and say what became of each.
+
+    Parameters
+    ----------
+    prompts
+        JSON lines: prompt or messages, answer (what is right) and user, the last two as you have them.
+    url
+        The gateway's address; the one that runs here when not given.
+    rate
+        Requests a second, sent on time whether or not answers come.
+    seconds
+        At most so long.
+    requests
+        At most so many; 0: as many as fit.
+    stream
+        The part of requests that are streamed, 0 to 1.
+    feedback
+        The part of answers that are graded and posted to /v1/feedback, where the right one is known.
+    users
+        So many users, where the file names none.
+    max_tokens
+        The most an answer may have; 0 is what the server gives.
+    model
+        Its name; the gateway's first one when not given.
+    key
+        A file with an API key.
+    seed
+        Of the order and of what is streamed.
+    """
+    from slipway.cli import traffic as commands
+
+    return commands.run(
+        prompts, url, rate, seconds, requests, stream, feedback, users, max_tokens, model, key, seed, json
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a command; a mistake is one line and an exit code, never a traceback."""
     from cyclopts import CycloptsError
@@ -1044,7 +1377,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        code = _say(UsageError(f"{' '.join(str(error).split())} (`slipway --help` lists the commands)"))
+        from slipway.cli import mistakes
+
+        code = _say(mistakes.of(error))
     except SlipwayError as error:
         code = _say(error)
     except KeyboardInterrupt:

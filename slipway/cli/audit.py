@@ -2,10 +2,10 @@
 
 import json as json_module
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +13,9 @@ from rich.text import Text
 
 from slipway import settings
 from slipway.errors import SlipwayError, UsageError, of_storage
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 _LONGEST = 60  # characters of a payload's value in a table
 
@@ -66,8 +69,10 @@ def show(wanted: dict[str, Any], since: str | None, until: str | None, json: boo
 
     times = {"since": since, "until": until}
     shown = {name: clock.shown(_moment(text)) for name, text in times.items() if text is not None}
-    with Database.of(settings.find_root()).read() as connection:
-        found = listing.find(connection, listing.Wanted(**wanted | shown))
+    root = settings.find_root()
+    with Database.of(root).read() as connection:
+        _note_frozen(root, connection)
+        found = listing.find(root, connection, listing.Wanted(**wanted | shown))
         texts = sealed.texts(connection)
     told = [listing.with_texts(event, texts) for event in found]
     if json:
@@ -77,6 +82,14 @@ def show(wanted: dict[str, Any], since: str | None, until: str | None, json: boo
     else:
         print("No such event; `slipway audit show` without filters shows the last ones.")
     return 0
+
+
+def _note_frozen(root: Path, connection: "Connection") -> None:
+    """Whoever reads a ledger that lost something should hear it there too."""
+    from slipway.ledger import history
+
+    if said := history.frozen(root, connection):
+        print(f"note: {said}", file=sys.stderr)
 
 
 def _moment(text: str) -> Any:
@@ -112,28 +125,36 @@ def _short(value: Any) -> str:
 
 def export(file: str, since: str | None, sealed: bool, json: bool) -> int:
     """Write the ledger to a file or to standard output."""
-    from slipway.ledger import clock, exports
+    from slipway.ledger import clock, exports, past
     from slipway.ledger.database import Database
 
     root = settings.find_root()
     begin = clock.shown(_moment(since)) if since is not None else None
-    with Database.of(root).read() as connection:
+    if file != "-" and Path(file).is_dir():
+        raise UsageError(f"{file} is a folder; name a file")
+    with Database.of(root).read() as connection, past.readable():
+        _note_frozen(root, connection)
         if file == "-":
             exports.write(root, connection, sys.stdout.buffer, begin, not sealed)
             return 0
-        path = Path(file)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with partial.open("wb") as stream:
-                count = exports.write(root, connection, stream, begin, not sealed)
-            partial.replace(path)
-        except OSError as error:
-            raise _storage(error, path) from None
-        finally:
-            partial.unlink(missing_ok=True)
+        count = _write(Path(file), lambda stream: exports.write(root, connection, stream, begin, not sealed))
     return _tell(
         {"file": file, "events": count}, json, f"{count:,} events in {file}; `slipway audit verify --file` checks it"
     )
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], int]) -> int:
+    """A whole file or none."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            count = write(stream)
+        partial.replace(path)
+        return count
+    except OSError as error:
+        raise _storage(error, path) from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _storage(error: OSError, path: Path) -> SlipwayError:

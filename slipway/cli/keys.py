@@ -2,20 +2,24 @@
 
 import contextlib
 import json as json_module
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import Connection
 
 from slipway import settings
-from slipway.errors import UsageError
-from slipway.ledger import events
+from slipway.errors import SlipwayError, UsageError
+from slipway.ledger import events, sealed
+from slipway.people import approvers, vouching
 from slipway.registry import keys
-from slipway.registry.opening import acting
+from slipway.registry.opening import acting, ledger, vouch
 
 _COLOURS = {"valid": "green", "retired": "dim", "expired": "yellow", "revoked": "bold red"}
+_PURPOSES = {"project": "", "models": "signs models", "approvals": "signs approvals"}
 
 
 def show(json: bool) -> int:
@@ -44,8 +48,7 @@ def show(json: bool) -> int:
 
 
 def _note(name: str, key: keys.Key, trust: keys.Trust) -> str:
-    for_approvals = "signs approvals" if key.purpose == "approvals" else ""
-    return "signs here" if name == trust.signing else key.reason or for_approvals
+    return "signs here" if name == trust.signing else key.reason or _PURPOSES[key.purpose]
 
 
 def new(owner: str, folder: Path, days: int, json: bool) -> int:
@@ -54,7 +57,10 @@ def new(owner: str, folder: Path, days: int, json: bool) -> int:
         name, file = keys.new(root, owner, folder, days)
         tell(name, "new", "approvals")
     facts = {"key": name, "owner": owner, "private": str(file), "public": str(file.with_suffix(".pub"))}
-    text = f"{name[:16]} is {owner}'s: {file} signs what they approve (`slipway approve --key`); keep it where only they can read it."
+    text = (
+        f"{name[:16]} is {owner}'s: {file} signs what they approve (`slipway approve --key`); keep it where only they can read it.\n"
+        f"It counts once it stands in {approvers.FILE}: {vouching.listing(owner, name)}."
+    )
     return _tell(facts, json, text)
 
 
@@ -62,29 +68,52 @@ def new(owner: str, folder: Path, days: int, json: bool) -> int:
 def _told(root: Path) -> Iterator[Callable[..., None]]:
     """A change of the keys, and the event that tells it: none without the other, as far as a file and a table can."""
     with acting(root) as connection:
+        yield lambda *said, **more: _say(connection, *said, **more)
 
-        def tell(key: str, change: str, purpose: str, reason: str | None = None) -> None:
-            told = {"key": key, "change": change, "purpose": purpose}
-            events.append(connection, "key_changed", "", key[:16], told, reason=reason)
 
-        yield tell
+def _tell_whatever(root: Path, key: str, change: str, purpose: str, reason: str | None = None) -> None:
+    """The event of a change that is made already: a key in other hands is let go at once, on a frozen ledger too."""
+    try:
+        with ledger(root) as database:
+            with database.write() as connection:
+                _say(connection, key, change, purpose, reason)
+            vouch(root, database)
+    except SlipwayError as error:
+        print(f"slipway: done, but the ledger was not told; say it again when it answers: {error}", file=sys.stderr)
+
+
+def _say(connection: Connection, key: str, change: str, purpose: str, reason: str | None = None) -> None:
+    told = {"key": key, "change": change, "purpose": purpose}
+    events.append(connection, "key_changed", "", key[:16], told, reason=reason)
 
 
 def rotate(days: int, json: bool) -> int:
     root = settings.find_root()
-    with _told(root) as tell:
-        name = keys.rotate(root, days)
-        tell(name, "rotated", "models")
+    name = keys.rotate(root, days)
+    _tell_whatever(root, name, "rotated", "project")
     return _tell({"signing": name}, json, f"{name[:16]} signs from now on; what the key before it signed stays good.")
 
 
 def revoke(key: str, reason: str, json: bool) -> int:
     root = settings.find_root()
-    with _told(root) as tell:
-        name = keys.revoke(root, key, reason)
-        tell(name, "revoked", keys.load(keys.folder(root) / keys.FILE).keys[name].purpose, reason)
-    text = f"{name[:16]} is revoked: nothing it signed is believed. `slipway keys rotate` makes a new one to sign with."
+    name = keys.revoke(root, key, reason)
+    _tell_whatever(root, name, "revoked", keys.load(keys.folder(root) / keys.FILE).keys[name].purpose, reason)
+    text = f"{name[:16]} is revoked: nothing it signed is believed. {_instead(root, name)}"
     return _tell({"revoked": name, "reason": reason}, json, text)
+
+
+def _instead(root: Path, name: str) -> str:
+    """How to go on without a key that was revoked."""
+    key = keys.load(keys.folder(root) / keys.FILE).keys[name]
+    if key.purpose == "approvals":
+        return f"`slipway keys new --owner {key.owner}` makes another for them."
+    return "`slipway keys rotate` makes a new one to sign with." if key.purpose == "project" else ""
+
+
+def purpose(for_approvals: bool, for_project: bool) -> keys.Purpose:
+    if for_approvals and for_project:
+        raise UsageError("a key is a person's or the project's: give --for-approvals or --for-project, not both")
+    return "approvals" if for_approvals else "project" if for_project else "models"
 
 
 def trust(
@@ -93,20 +122,25 @@ def trust(
     issuer: str | None,
     owner: str,
     days: int,
-    for_approvals: bool,
+    purpose: keys.Purpose,
     json: bool,
 ) -> int:
     root = settings.find_root()
-    if identity and issuer and not public and not for_approvals:
-        with _told(root) as tell:
+    if identity and issuer and not public and purpose == "models":
+        with acting(root) as connection:  # an address is a person's name: it can be erased
             keys.trust_identity(root, identity, issuer)
-            tell(identity, "trusted", "models")
+            told = {
+                "identity": sealed.seal(connection, identity),
+                "issuer": issuer,
+                "change": "trusted",
+                "purpose": "models",
+            }
+            events.append(connection, "key_changed", "", "", told)
         return _tell({"identity": identity, "issuer": issuer}, json, f"What {identity} signs is believed from now on.")
     if public is None or identity or issuer:
         raise UsageError("name a file with a public key, or both --identity and --issuer")
-    if for_approvals and not owner.strip():
+    if purpose == "approvals" and not owner.strip():
         raise UsageError("say whose key it is (--owner NAME): approvals that it signs will bear that name")
-    purpose: keys.Purpose = "approvals" if for_approvals else "models"
     with _told(root) as tell:
         name = keys.trust_key(root, public, owner or public.name, days, purpose)
         tell(name, "trusted", purpose)

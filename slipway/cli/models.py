@@ -173,7 +173,12 @@ def write(path: Path, data: bytes) -> Path:
             else f"in {path.parent}, which does not exist"
         )
         raise UsageError(f"{path} is {what}; name a file in a folder that exists")
-    atomic.write_bytes(path, data)
+    try:
+        atomic.write_bytes(path, data)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror or error}); name a file in a folder of yours"
+        ) from None
     return path
 
 

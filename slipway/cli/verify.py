@@ -53,7 +53,7 @@ def verify(target: str | None, base: Path | None, adapter: Path | None, trust: P
         print(json_module.dumps({"verified": False, "reason": said}, indent=2))
         return Refused.exit_code
     statement = signing.Statement.load(found.folder / signing.Statement.FILE)
-    if doubt := _doubt(found.version):
+    if doubt := _doubt(found.version):  # the rows' index; the bytes of the model are sound
         print(f"slipway: the model is sound, but {doubt}; erasure requests cannot be answered for it", file=sys.stderr)
     if not found.has_receipt:
         print("slipway: the bytes are as signed; no receipt lies here, so no decision was looked at", file=sys.stderr)
@@ -64,6 +64,8 @@ def verify(target: str | None, base: Path | None, adapter: Path | None, trust: P
     print(f"{statement.model}{version} of release {statement.release}: {len(statement.files)} files as signed")
     print(f"  identity  {statement.identity}")
     print(f"  signed    {keys.shown(statement.at)} by {signature.key[:16]}")
+    if found.version and not doubt and (rows := learned.describe(settings.find_root(), found.version.data_digest)):
+        print(f"  rows      {sum(rows.counts.values()):,} digests kept for erasure requests, sound")
     return 0
 
 

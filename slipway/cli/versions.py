@@ -8,10 +8,10 @@ from slipway.registry.versions import Version
 
 
 def find(root: Path, target: str | None) -> Version | None:
-    """The version that is meant; None where a release is, or nothing is registered yet."""
+    """The version that is meant, the newest where none is named; None where a release is, or nothing is registered yet."""
     if target is not None and not target.strip():
         raise UsageError("the name is empty; name a version (`slipway models list`), or leave it out")
-    if target is None or not _has_ledger(root):
+    if not _has_ledger(root):
         return None
     from slipway.ledger import versions as rows
     from slipway.ledger.database import Database
@@ -20,8 +20,10 @@ def find(root: Path, target: str | None) -> Version | None:
     database = Database.of(root)
     try:
         with database.read() as connection:
-            return versions.resolve(connection, target, None) if rows.models(connection) else None
+            return versions.resolve(connection, target or "latest", None) if rows.models(connection) else None
     except UsageError:
+        if target is None:  # versions of several models, or none is left: the newest release, as before there was any
+            return None
         if any(record.id.startswith(target) for record in records.newest_first(root)):
             return None
         raise

@@ -18,6 +18,8 @@ from slipway.governance.measures import Measure, doubt_of, in_context
 from slipway.governance.outcomes import Outcome, deciding, kept, read, said
 from slipway.governance.policy import MOST_ROWS, Policy, Rule
 
+PEOPLE = "evidence-approvals"  # the rule that is what people said, not what a policy says
+
 Act = Literal["gate", "register"]
 WORST_FIRST: tuple[Verdict, ...] = ("refuse", "undecided", "pass")
 NOTHING = "none"  # recorded where the first thing that is wrong is asked for
@@ -122,6 +124,19 @@ def _observed_agreements(evidence: Evidence, observations: Observations) -> list
         signed = observations.signature.identity
         found.append(Agreement("evidence-signed", "the signed model's identity", evidence.identity, signed, again))
     return found
+
+
+def heard(decision: Decision, said: Finding | None) -> Decision:
+    """A decision with what people said of the act, which no evidence tells."""
+    if said is None:
+        return decision
+    findings = [*decision.findings, said]
+    return decision.model_copy(update={"findings": findings, "verdict": verdict_of(findings)})
+
+
+def said_in(decision: Decision) -> Finding | None:
+    """What people said of the act, as a decision has it."""
+    return next((finding for finding in decision.findings if finding.rule == PEOPLE), None)
 
 
 def verdict_of(findings: Sequence[Finding]) -> Verdict:

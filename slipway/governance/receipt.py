@@ -1,6 +1,6 @@
 """A decision is a receipt: whoever holds the evidence can judge again, offline, and must come to the same verdict.
 
-What was observed cannot be made anew, so a pass of the register act counts only with the signature over it and all it
+What was observed, and what people said, cannot be made anew, so a pass of the register act counts only with the signature over it and all it
 stands on (registry/receipt.py).
 """
 
@@ -12,7 +12,7 @@ from slipway.artifacts import Decision, Finding, Observations
 from slipway.errors import Refused, StageError, UsageError
 from slipway.governance import backtest, evidence
 from slipway.governance.evidence import Places
-from slipway.governance.judge import judge
+from slipway.governance.judge import heard, judge, said_in
 from slipway.governance.policy import Policy
 from slipway.registry import receipt as receipts
 
@@ -34,6 +34,7 @@ def recheck(root: Path, decision_path: Path, policy: Path | None = None) -> Deci
     except StageError as error:
         raise Refused(str(error)) from None
     again = judge(found, Policy.load(policy), digest.of_file(policy), stored.act, observations, stored.transition)
+    again = heard(again, said_in(stored))
     if again != stored:
         raise Refused(f"{decision_path} is not what its evidence leads to: {_difference(stored, again)}")
     return stored
@@ -55,7 +56,7 @@ def recheck_kept(folder: Path, kept: Path) -> Decision:
     except (StageError, UsageError) as error:
         raise Refused(str(error)) from None
     seen = _observations(stored, path)
-    again = judge(found, rules, digest.of_file(policy), stored.act, seen, stored.transition)
+    again = heard(judge(found, rules, digest.of_file(policy), stored.act, seen, stored.transition), said_in(stored))
     if differing := _differing_verdict(stored, again):
         raise Refused(f"{path} is not what its evidence leads to: {differing}")
     return stored

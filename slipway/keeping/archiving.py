@@ -1,6 +1,7 @@
 """Where an archived version's bytes go, and how they come back: copied, said so in the ledger, and only then taken away here."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from sqlalchemy import Connection
 from slipway.artifacts import Json
 from slipway.errors import Refused, StageError, Transient
 from slipway.keeping import lifecycle, liveness
+from slipway.keeping.leased import leased
 from slipway.keeping.lifecycle import Class, Policy
 from slipway.keeping.storage import Archive
 from slipway.ledger import clock, events, leases, lifetimes, operations
@@ -43,6 +45,11 @@ class Here:
     policy: Policy
 
 
+def base_alone(here: Here, version: Version) -> AbstractContextManager[Lease]:
+    """Models share bases, and an act holds its own model's lease alone: none looks at who needs a base while another acts."""
+    return leased(here.database, f"base:{version.base_digest}")
+
+
 # --- away from here --------------------------------------------------------------------------------------------------------
 
 
@@ -58,6 +65,13 @@ def begin_sending(connection: Connection, here: Here, version: Version, away: Ar
 
 def send(here: Here, operation: Operation) -> Outcome:
     """Copy, say so in the ledger, and only then take the bytes away from this disk."""
+    with here.database.read() as connection:
+        version = version_of(connection, operation)
+    with base_alone(here, version):
+        return _sent(here, operation)
+
+
+def _sent(here: Here, operation: Operation) -> Outcome:
     request, away = operation.request, Archive(operation.request["uri"])
     with here.database.read() as connection:
         version = version_of(connection, operation)
@@ -159,20 +173,25 @@ def moved(here: Here, operation: Operation) -> Outcome:
     request, away = operation.request, Archive(operation.request["uri"])
     with here.database.read() as connection:
         version = version_of(connection, operation)
-        base_to = _base_class(connection, version, request["to"])
     if version.state != "cold":
         raise _given_up(here, operation, version, f"it is {version.state} by now")
-    place = store.folder(here.root, version.model, version.version)
     for file in version.files:
         away.move(f"{version.model}/{version.version}/{file.path}", request["to"])
-    if base_to is not None:
-        for name in _base_files(place):
-            away.move(f"{store.BASES}/{version.base_digest}/{name}", base_to)
+    with base_alone(here, version):
+        _move_base(here, version, away, request["to"])
     with here.database.write() as connection:
         leases.held(connection, here.lease)
         _tell_cold(connection, here, version, request)
         operations.end(connection, operation.id, {})
     return Outcome(version, f"{version.name} was moved to {request['to']}")
+
+
+def _move_base(here: Here, version: Version, away: Archive, to: Class) -> None:
+    with here.database.read() as connection:
+        base_to = _base_class(connection, version, to)
+    if base_to is not None:
+        for name in _base_files(store.folder(here.root, version.model, version.version)):
+            away.move(f"{store.BASES}/{version.base_digest}/{name}", base_to)
 
 
 def _base_class(connection: Connection, version: Version, to: Class) -> Class | None:
@@ -226,6 +245,7 @@ def _readable(away: Archive, names: list[str], version: Version, policy: Policy)
 
 
 def remove_from(here: Here, version: Version, away: Archive) -> None:
+    """Take a version out of the archive, and its base where no other one needs it there; `base_alone` is held."""
     place = store.folder(here.root, version.model, version.version)
     base = _base_files(place) if (place / store.RECEIPT / Statement.FILE).is_file() else {}
     with here.database.read() as connection:

@@ -170,10 +170,11 @@ class Facts:
     now: Moment
     champion: str | None = None
     previous: str | None = None
-    changed: Moment | None = None  # when the champion took the previous one's place
+    left: Mapping[str, Moment] = field(default_factory=dict)  # when a version that served lost its traffic last
     weights: Mapping[str, float] = field(default_factory=dict)  # percent of the traffic
     candidates: frozenset[str] = frozenset()
-    awaiting: frozenset[str] = frozenset()  # an approval
+    awaiting: frozenset[str] = frozenset()  # approved for a step that nobody has taken yet
+    asked: Mapping[str, Moment] = field(default_factory=dict)  # when a step was refused for want of approvals alone
     held: frozenset[str] = frozenset()
     base_bytes: Mapping[str, int] = field(default_factory=dict)
     bases_elsewhere: frozenset[str] = frozenset()  # that other models need
@@ -202,8 +203,11 @@ def live(facts: Facts, policy: Policy) -> dict[str, str]:
         found[version] = "is on legal hold (`slipway models unhold`)"
     for version in sorted(facts.awaiting):
         found[version] = "waits for an approval"
-    if facts.previous is not None and (left := _window_left(facts, policy)):
-        found[facts.previous] = f"is what a rollback returns to, for {_days(left)} more"
+    for version, then in sorted(facts.asked.items()):
+        if passed(then, facts.now) < timedelta(days=policy.archive_after_days.staging):
+            found[version] = "waits for an approval that was asked for (`slipway reject` ends that)"
+    for version, left in sorted(_windows(facts, policy).items()):
+        found[version] = f"may be what a rollback returns to, for {_days(left)} more"
     for version in sorted(facts.candidates):
         found[version] = "is a candidate"
     for version, percent in sorted(facts.weights.items()):
@@ -214,10 +218,12 @@ def live(facts: Facts, policy: Policy) -> dict[str, str]:
     return found
 
 
-def _window_left(facts: Facts, policy: Policy) -> timedelta:
+def _windows(facts: Facts, policy: Policy) -> dict[str, timedelta]:
+    """What served lately → how much of its rollback window is left; the previous champion's own may be the bad one."""
+    unknown = {facts.previous: facts.now} if facts.previous is not None else {}
     window = timedelta(days=policy.rollback_days)
-    gone = passed(facts.changed, facts.now) if facts.changed else timedelta(0)
-    return max(window - gone, timedelta(0))
+    left = {version: window - passed(then, facts.now) for version, then in (unknown | dict(facts.left)).items()}
+    return {version: time for version, time in left.items() if time > timedelta(0)}
 
 
 def _days(time: timedelta) -> str:

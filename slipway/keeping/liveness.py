@@ -1,6 +1,7 @@
 """What the ledger knows of a model's versions that retiring has to know: how long each has stood, and what protects it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -43,7 +44,7 @@ def _moment(clocks: Clocks) -> Moment:
 def gather(connection: Connection, root: Path, model: str, now: Reading, has_archive: bool) -> Facts:
     """Everything about a model that `lifecycle.plan` asks for."""
     clocks, there = Clock(connection, now), versions.listed(connection, model)
-    came, left = lifetimes.stages(connection, model), _last_served(connection, model)
+    came, left = lifetimes.stages(connection, model), _traffic(connection, model).left
     places = placed(connection, model)
     kept = [
         _kept(one, clocks.of(max(came[one.version], left.get(one.version, 0))), places.get((one.version, came[one.version])))
@@ -78,7 +79,8 @@ def _protected(
     bases: set[str] | None = None,
     has_archive: bool = False,
 ) -> Facts:
-    serving = champions.find(connection, model)
+    serving, traffic = champions.find(connection, model), _traffic(connection, model)
+    replaced: Mapping[str, int] = {serving.previous: serving.sequence} if serving and serving.previous else {}
     sent = {one["base"]: int(one["base_bytes"]) for one in lifetimes.brought(connection, model, (SENT,))}
     return Facts(
         model=model,
@@ -86,9 +88,10 @@ def _protected(
         now=clocks.now,
         champion=serving.version if serving else None,
         previous=serving.previous if serving else None,
-        changed=clocks.of(serving.sequence) if serving else None,
-        weights=_weights(connection, model),
+        left={version: clocks.of(sequence) for version, sequence in {**replaced, **traffic.left}.items()},
+        weights=traffic.weights,
         awaiting=_awaiting(connection, model, now),
+        asked={version: _moment(found) for version, found in lifetimes.asked(connection, model).items()},
         held=lifetimes.held(connection, model),
         candidates=frozenset(lifetimes.in_canary(connection, model)),
         base_bytes={base: base_size(root, base) or sent.get(base, 0) for base in bases or ()} if root else {},
@@ -112,19 +115,22 @@ def _kept(version: Version, since: Moment, place: Place | None) -> Kept:
     )
 
 
-def _last_served(connection: Connection, model: str) -> dict[str, int]:
-    """Version → the event by which it last lost its traffic."""
-    found: dict[str, int] = {}
-    before: Mapping[str, float] = {}
-    for sequence, weights in lifetimes.serving(connection, model):
-        found |= {version: sequence for version, percent in before.items() if percent > 0}
-        before = weights
-    return found
+@dataclass(frozen=True)
+class _Traffic:
+    """Version → percent of the traffic now, and version → the event by which it last lost what it had."""
+
+    weights: Mapping[str, float]
+    left: Mapping[str, int]
 
 
-def _weights(connection: Connection, model: str) -> dict[str, float]:
-    changes = list(lifetimes.serving(connection, model))
-    return changes[-1][1] if changes else {}
+def _traffic(connection: Connection, model: str) -> _Traffic:
+    left: dict[str, int] = {}
+    now: Mapping[str, float] = {}
+    for sequence, weights, replaced in lifetimes.serving(connection, model):
+        had = {version for version, percent in now.items() if percent > 0}
+        left |= dict.fromkeys(had if replaced is None else had | {replaced}, sequence)  # it may have come long ago
+        now = weights
+    return _Traffic(now, left)
 
 
 def _awaiting(connection: Connection, model: str, now: Reading) -> frozenset[str]:
@@ -133,6 +139,8 @@ def _awaiting(connection: Connection, model: str, now: Reading) -> frozenset[str
 
 
 def _counts(approval: Json, now: Reading) -> bool:
+    if str(approval.get("act")).endswith("→Archived"):  # what somebody agreed to let go
+        return False
     return approval.get("answer", "approve") == "approve" and str(approval.get("expires", "9")) > now.text
 
 

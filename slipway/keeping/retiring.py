@@ -20,7 +20,7 @@ from slipway.keeping.archiving import Here, Outcome
 from slipway.keeping.leased import leased
 from slipway.keeping.lifecycle import Class, Policy, Step
 from slipway.keeping.storage import Archive
-from slipway.ledger import checkpoints, clock, events, leases, lifetimes, operations
+from slipway.ledger import checkpoints, clock, events, given, leases, lifetimes, operations
 from slipway.ledger import versions as rows
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
@@ -188,12 +188,19 @@ def _to_stage(connection: Connection, version: Version, to: Stage, actor: Actor,
 
 def _archived_here(connection: Connection, version: Version, actor: Actor, reason: str) -> Outcome:
     """Without an archive, nothing moves."""
-    if version.stage == "Archived":
+    if _is_told(connection, version):
         return Outcome(version, f"{version.name} is archived already; its bytes are on this disk (no `archive_url`)")
     told = {"version": version.version, "state": "present", "place": "local", "bytes": version.bytes}
     events.append(connection, "model_archived", version.model, version.version, told, actor, reason)
     said = f"{version.name} is archived; its bytes stay on this disk, for configs/env has no `archive_url`"
     return Outcome(version, said)
+
+
+def _is_told(connection: Connection, version: Version) -> bool:
+    """Whether an event has told it since the version came to its stage; where that lies in an archive, long ago."""
+    came = lifetimes.stages(connection, version.model)[version.version]
+    told = given.history(connection, version.model, (version.version,), ("model_archived",))
+    return lifetimes.kind_of(connection, came) is None or any(event.sequence > came for event in told)
 
 
 # --- move ---------------------------------------------------------------------------------------------------------------
@@ -231,14 +238,15 @@ def _restore(here: Here, model: str, version: str, reason: str) -> Outcome:
             raise StageError(f"the ledger does not say where the bytes of {found.name} are; `slipway audit verify`")
         name = f"{RESTORED}:{model}:{version}:{request['sequence']}"
         operation = operations.begin(connection, name, RESTORED, model, request)
-    archiving.bring(here, found, Archive(request["uri"]))
-    with here.database.write() as connection:
-        leases.held(connection, here.lease)
-        found = _there(connection, model, version)
-        versions.set_state(connection, model, version, "present")
-        outcome = _restored(connection, here, found, reason)
-        operations.end(connection, operation.id, {})
-    _leave_archive(here, found, request["uri"])
+    with archiving.base_alone(here, found):
+        archiving.bring(here, found, Archive(request["uri"]))
+        with here.database.write() as connection:
+            leases.held(connection, here.lease)
+            found = _there(connection, model, version)
+            versions.set_state(connection, model, version, "present")
+            outcome = _restored(connection, here, found, reason)
+            operations.end(connection, operation.id, {})
+        _leave_archive(here, found, request["uri"])
     return outcome
 
 
@@ -275,11 +283,7 @@ def _delete(here: Here, model: str, version: str, reason: str) -> Outcome:
         if found is not None and found.state == "deleted":
             return Outcome(found, f"{found.name} was deleted already")
         found = _there(connection, model, version)
-        liveness.refuse_if_live(connection, found, here.policy, "deleted")
-        if version == mirror.aliases(connection, model).get("candidate"):
-            raise Refused(
-                f"{found.name} is the candidate, so it is not deleted; `slipway models archive {version}` first"
-            )
+        _refuse_unless_out_of_use(connection, here, found)
         sent = archiving.sent(connection, found)
         request = {"version": version, "uri": sent["uri"] if sent else None}
         operation = operations.begin(connection, f"{DELETED}:{model}:{version}", DELETED, model, request)
@@ -295,13 +299,23 @@ def _delete(here: Here, model: str, version: str, reason: str) -> Outcome:
     return _erase(here, operation)
 
 
+def _refuse_unless_out_of_use(connection: Connection, here: Here, version: Version) -> None:
+    """What stands in production leaves it by the gate policy's rules, and no delete goes around them."""
+    liveness.refuse_if_live(connection, version, here.policy, "deleted")
+    is_candidate = version.version == mirror.aliases(connection, version.model).get("candidate")
+    if is_candidate or version.stage == "Production":
+        why = "is the candidate" if is_candidate else "is in Production"
+        raise Refused(f"{version.name} {why}, so it is not deleted; `slipway models archive {version.version}` first")
+
+
 def _erase(here: Here, operation: Operation) -> Outcome:
     """Take the bytes of a tombstone away, wherever they are; any number of times."""
     with here.database.read() as connection:
         version = archiving.version_of(connection, operation)
-    if operation.request["uri"] is not None:
-        archiving.remove_from(here, version, Archive(operation.request["uri"]))
-    freed = store.drop(here.root, version)
+    with archiving.base_alone(here, version):
+        if operation.request["uri"] is not None:
+            archiving.remove_from(here, version, Archive(operation.request["uri"]))
+        freed = store.drop(here.root, version)
     _swept(store.folder(here.root, version.model, version.version))
     with here.database.write() as connection:
         leases.held(connection, here.lease)

@@ -48,6 +48,11 @@ def address(root: Path, name: str) -> str:
 
 def read(root: Path, kept: Archive) -> Iterator[Event]:
     """The events of an archive whose bytes are the ones that were kept; StageError where they are not."""
+    return (parsed(line, kept.uri) for line in lines(root, kept))
+
+
+def lines(root: Path, kept: Archive) -> list[bytes]:
+    """The same, as they lie there: most of them can be told apart without being parsed."""
     data = fetched(root, kept.uri)
     if data is None:
         raise StageError(f"the archive {kept.uri} of events {kept.first}–{kept.last} is gone; restore it from a copy")
@@ -65,12 +70,22 @@ def fetched(root: Path, uri: str) -> bytes | None:
     return (places.of(root, where) if slash else places.Folder(str(_home(root)))).get(name)
 
 
-def unpacked(data: bytes, uri: str) -> Iterator[Event]:
+def unpacked(data: bytes, uri: str) -> list[bytes]:
     try:
-        for line in gzip.decompress(data).decode("utf-8").splitlines():
-            yield wire.parsed(line)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise StageError(f"the archive {uri} is not whole ({error}); restore it from a copy") from None
+        return gzip.decompress(data).split(b"\n")[:-1]
+    except (OSError, EOFError, zlib.error) as error:
+        raise _torn(uri, error) from None
+
+
+def parsed(line: bytes, uri: str) -> Event:
+    try:
+        return wire.parsed(line.decode("utf-8"))
+    except ValueError as error:
+        raise _torn(uri, error) from None
+
+
+def _torn(uri: str, error: Exception) -> StageError:
+    return StageError(f"the archive {uri} is not whole ({error}); restore it from a copy")
 
 
 def _home(root: Path) -> Path:

@@ -12,7 +12,7 @@ from slipway.artifacts import Json
 from slipway.ledger.chain import Event, canonical
 from slipway.ledger.champions import Champion
 from slipway.ledger.events import of_row
-from slipway.ledger.tables import approvals, champions, events, holds, sealed, versions
+from slipway.ledger.tables import approvals, champions, events, sealed, versions
 
 Key = tuple[str, str]  # model, version
 Holder = tuple[str, str, str]  # model, version, state
@@ -66,7 +66,7 @@ def stated(connection: Connection, name: str, keys: Collection[Key]) -> dict[Key
 
 
 _COLUMNS = ("model", "version", "release", "identity", "stage", "state", "at", "data_digest", "base_digest", "bytes")
-_PARTS = ("params", "seconds", "cost", "data_version", "base_source")
+_PARTS = ("params", "seconds", "cost", "data_version", "base_source", "parent")
 
 
 def compared(connection: Connection, keys: Collection[Key] | None = None, model: str | None = None) -> dict[Key, Json]:
@@ -164,11 +164,6 @@ def newest_in(connection: Connection, stage: str) -> dict[str, str]:
     """The version of each model that came last of those in a stage whose bytes are here."""
     query = select(versions.c.model, versions.c.version).where(versions.c.stage == stage, versions.c.state == "present")
     return {row.model: row.version for row in connection.execute(query.order_by(versions.c.serial))}
-
-
-def held(connection: Connection) -> set[Key]:
-    """Versions under a legal hold."""
-    return {(row.model, row.version) for row in connection.execute(select(holds))}
 
 
 def verdicts(connection: Connection, model: str | None) -> dict[Key, str]:

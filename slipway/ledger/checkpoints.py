@@ -3,89 +3,35 @@
 Each act writes one. Whoever rewrites the chain, cuts its tail, shows another copy or puts an older backup back, has
 a ledger on which the newest checkpoint does not stand. It is then *frozen*, and nothing is promoted until a person says why
 that is right (`slipway audit accept`). The freeze is stored nowhere: it is what the checkpoints and the database say.
-
-    <state>/audit/checkpoints.jsonl     those of this machine, one a line
-    <state>/audit/seen.jsonl            those of others, found at the second place (`audit_checkpoints` of configs/env)
 """
 
 import contextlib
 import fcntl
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import ValidationError, field_validator
 from sqlalchemy import Connection, select
 
-from slipway import atomic, digest, settings, strict
-from slipway.artifacts import Artifact
-from slipway.errors import Refused, SlipwayError, UsageError, of_storage
-from slipway.ledger import chain, clock, cursors, events, places, signatures
+from slipway import settings
+from slipway.artifacts import Json
+from slipway.errors import Refused, SlipwayError, UsageError
+from slipway.ledger import chain, clock, cursors, events, places, signatures, vouched
+from slipway.ledger import checkpoint_files as files
 from slipway.ledger.chain import canonical
+from slipway.ledger.checkpoint_files import FILE, PURPOSE, SEEN, Checkpoint, Line, lines, seen
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor, Head
-from slipway.ledger.tables import archives
 from slipway.ledger.tables import events as rows
+from slipway.ledger.vouched import Known, Vouched, stands
 from slipway.registry import keys
 
-FILE, SEEN = "checkpoints.jsonl", "seen.jsonl"
-PURPOSE = "checkpoint"
+__all__ = [
+    "CURSOR", "FILE", "SEEN", "Checkpoint", "Line", "accept", "astray", "lines", "remote", "require", "seen", "stands", "write",
+    "write_everywhere",
+]  # fmt: skip
 CURSOR = "checkpoints"  # among the sinks: how far the database knows itself to be vouched for
-_TAIL = 65_536  # bytes of the file that an act looks at
-_SKEW = timedelta(days=1)  # by which the clocks of two machines may differ
-
-
-class Checkpoint(Artifact):
-    """Where the chain ended at a moment, and who says so."""
-
-    number: int  # 1, 2, 3, … on this machine
-    sequence: int
-    hash: str
-    at: str
-    previous: str  # digest of the checkpoint before, so that none goes missing from the middle
-    accepted: list[str]  # digests of checkpoints that a person let go (`slipway audit accept`)
-    key: str
-    signature: str
-
-    @field_validator("at")
-    @classmethod
-    def _is_a_time(cls, at: str) -> str:
-        clock.moment(at)
-        return at
-
-    @property
-    def digest(self) -> str:
-        return digest.of_bytes(canonical(self.model_dump(mode="json")).encode())
-
-    @property
-    def name(self) -> str:
-        """What it is called at the second place: in order of time."""
-        stamp = self.at.replace("-", "").replace(":", "")
-        return f"{stamp}-{self.sequence:012d}-{self.digest[:12]}.json"
-
-    def forged(self, trust: keys.Trust) -> str | None:
-        """Why nobody whom we know has signed it; None when somebody has."""
-        said = self.model_dump(mode="json", exclude={"signature"})
-        return signatures.forged(trust, PURPOSE, said, self.key, self.signature)
-
-    def doubt(self, trust: keys.Trust) -> str | None:
-        """Why it is not believed; None when it is."""
-        if why := self.forged(trust):
-            return why
-        signed = clock.moment(self.at).replace(microsecond=0)  # keys count whole seconds
-        why = trust.keys[self.key].doubt(signed, keys.now())
-        return f"is signed by the key {self.key[:16]}, which {why}" if why else None
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a file of checkpoints, whatever stands there."""
-
-    where: str
-    checkpoint: Checkpoint | None
-    wrong: str | None
+_LATE = timedelta(days=30)  # a checkpoint may come to the second place: clocks differ, and machines are cut off
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -102,16 +48,15 @@ def write(root: Path, database: Database | None = None) -> Checkpoint | None:
 def write_everywhere(root: Path, database: Database | None = None) -> tuple[Checkpoint | None, SlipwayError | None]:
     """The same, and why the second place could not be told, where it could not."""
     with _opened(root, database) as opened, _alone(root):
-        trouble = _gather(root)
-        with opened.read() as connection:
-            head, lost = events.head(connection), astray(root, connection)
-        if lost is not None:
-            _tell_frozen(opened, lost, head)
-            raise Refused(_frozen(lost, head))
-        newest = _last(_path(root))
-        if head.sequence and (newest is None or newest.hash != head.hash):
+        told, trouble = _cursor(opened), _gather(root)
+        found, head = _looked(root, opened)
+        _must_be_sound(root, opened, found, head, told, trouble)
+        newest, trust = _last(root), keys.load(keys.folder(root) / keys.FILE)
+        if head.sequence and (newest is None or newest.hash != head.hash or newest.doubt(trust)):
             newest = _append(root, newest, head, [])
+            trouble = trouble or _share(root)
             _remember(opened, head.sequence)
+            return newest, trouble
         return newest, trouble or _share(root)
 
 
@@ -124,42 +69,27 @@ def _append(root: Path, before: Checkpoint | None, head: Head, accepted: list[st
         "key": fingerprint,
     }  # fmt: skip
     made = Checkpoint.model_validate({**said, "signature": signatures.sign(private, PURPOSE, said)})
-    _add_lines(_path(root), [made])
+    files.add(files.own_path(root), [made])
     return made
 
 
-def _add_lines(path: Path, added: Iterable[Checkpoint]) -> None:
-    """Add whole lines; half a line, which a killed process left, goes first."""
-    is_new = not path.exists()
-    try:
-        with path.open("ab") as stream:
-            if cut := _torn(path):
-                stream.truncate(cut[0])
-            stream.write("".join(f"{canonical(one.model_dump(mode='json'))}\n" for one in added).encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        known = of_storage(error, path, 0)
-        if known is None:
-            raise
-        raise known from None
-    if is_new:
-        atomic.fsync_folder(path.parent)
+def _last(root: Path) -> Checkpoint | None:
+    """The newest line of this machine that somebody whom we know has signed: the next one names it."""
+    trust = keys.load(keys.folder(root) / keys.FILE)
+    found = (line.checkpoint for line in reversed(files.tail(files.own_path(root))))
+    return next((one for one in found if one is not None and one.forged(trust) is None), None)
 
 
-def _torn(path: Path) -> tuple[int, int] | None:
-    """Where the last line begins and the file ends, when that line has no end."""
-    with path.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - _TAIL))
-        tail = stream.read()
-    whole = tail.rfind(b"\n") + 1
-    return (size - len(tail) + whole, size) if whole < len(tail) else None
+def _cursor(database: Database) -> int:
+    """Asked before any file is read: what a file says by then, it says still."""
+    with database.read() as connection:
+        return cursors.at(connection, CURSOR)
 
 
 def _remember(database: Database, sequence: int) -> None:
     with database.write() as connection:
-        cursors.move(connection, CURSOR, sequence)
+        if cursors.at(connection, CURSOR) < sequence:  # another machine may have been further already
+            cursors.move(connection, CURSOR, sequence)
 
 
 @contextlib.contextmanager
@@ -182,10 +112,6 @@ def _alone(root: Path) -> Iterator[None]:
         yield
 
 
-def _path(root: Path) -> Path:
-    return places.folder(root) / FILE
-
-
 # --- the second place -------------------------------------------------------------------------------------------------
 
 
@@ -200,23 +126,32 @@ def _gather(root: Path) -> SlipwayError | None:
     place = elsewhere(root)
     if place is None:
         return None
-    own, seen = _tail(_path(root)), _tail(places.folder(root) / SEEN)
-    known = {one.name for one in (*own, *seen)}
-    newest = max((one.at for one in (*own, *seen)), default=None)
-    after = (clock.shown(clock.moment(newest) - _SKEW).replace("-", "").replace(":", "")) if newest else ""
+    known = {name[:12] for path in (files.own_path(root), files.seen_path(root)) for name in files.digests(path)}
     try:
-        found = [_of_bytes(place.get(name)) for name in place.names(after) if name not in known]
+        new = [name for name in place.names(_since(root)) if name.removesuffix(".json")[-12:] not in known]
+        found = [_of_bytes(place.get(name)) for name in new]
     except SlipwayError as error:
         return error
     trust = keys.load(keys.folder(root) / keys.FILE)
     believed = [one for one in found if one is not None and one.doubt(trust) is None]
     if believed:
-        _add_lines(places.folder(root) / SEEN, believed)
+        files.add(files.seen_path(root), believed)
     return None
 
 
+def _since(root: Path) -> str:
+    """What names at the second place begin with from which on they may be new here. A clock that ran ahead does not count."""
+    now = clock.read()
+    tails = [files.tail(path) for path in (files.own_path(root), files.seen_path(root))]
+    times = [
+        [line.checkpoint.at for line in tail if line.checkpoint and line.checkpoint.at <= now.text] for tail in tails
+    ]
+    last = max((one[-1] for one in times if one), default=None)
+    return clock.shown(clock.moment(last) - _LATE).replace("-", "").replace(":", "") if last else ""
+
+
 def _of_bytes(data: bytes | None) -> Checkpoint | None:
-    return _parsed(data.decode("utf-8", "replace")).checkpoint if data is not None else None
+    return files.parsed(data.decode("utf-8", "replace")).checkpoint if data is not None else None
 
 
 def _share(root: Path) -> SlipwayError | None:
@@ -225,7 +160,7 @@ def _share(root: Path) -> SlipwayError | None:
     if place is None:
         return None
     try:
-        for one in reversed(_missing(place, _whole(_path(root)))):
+        for one in reversed(_missing(place, files.whole(files.own_path(root)))):
             place.put_new(one.name, canonical(one.model_dump(mode="json")).encode())
     except SlipwayError as error:
         return error
@@ -242,19 +177,6 @@ def _missing(place: places.Place, known: Sequence[Checkpoint]) -> list[Checkpoin
     return found
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def lines(root: Path) -> list[Line]:
-    """Every line of this machine's file."""
-    return _lines(_path(root))
-
-
-def seen(root: Path) -> list[Line]:
-    """Every checkpoint of others that was found at the second place."""
-    return _lines(places.folder(root) / SEEN)
-
-
 def remote(root: Path) -> list[Line]:
     """Every checkpoint at the second place."""
     place = elsewhere(root)
@@ -263,85 +185,58 @@ def remote(root: Path) -> list[Line]:
     found = []
     for name in place.names():
         data = place.get(name) or b""
-        found.append(_parsed(data.decode("utf-8", "replace"), f"{place.uri}/{name}"))
+        found.append(files.parsed(data.decode("utf-8", "replace"), f"{place.uri}/{name}"))
     return found
-
-
-def _lines(path: Path) -> list[Line]:
-    if not path.is_file():
-        return []
-    text = path.read_bytes().decode("utf-8", "replace")
-    if text and not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]  # a process that was killed while it wrote has not vouched for anything
-    return [_parsed(line, f"{path}:{number}") for number, line in enumerate(text.split("\n")[:-1], start=1)]
-
-
-def _parsed(text: str, where: str = "") -> Line:
-    try:
-        found = Checkpoint.model_validate(strict.loads_json(text))
-    except (ValidationError, ValueError):
-        return Line(where, None, "is no checkpoint")
-    if canonical(found.model_dump(mode="json")) != text:
-        return Line(where, None, "is not as Slipway writes a checkpoint")
-    return Line(where, found, None)
-
-
-def _whole(path: Path) -> list[Checkpoint]:
-    return [line.checkpoint for line in _lines(path) if line.checkpoint is not None]
-
-
-def _tail(path: Path) -> list[Checkpoint]:
-    """The newest checkpoints of a file: an act must not become slower with every act before it."""
-    if not path.is_file():
-        return []
-    with path.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - _TAIL))
-        text = stream.read().decode("utf-8", "replace")
-    parts = text.split("\n")[1 if size > _TAIL else 0 : -1]
-    return [found for part in parts if (found := _parsed(part).checkpoint) is not None]
-
-
-def _last(path: Path) -> Checkpoint | None:
-    tail = _tail(path)
-    return tail[-1] if tail else None
 
 
 # --- frozen -----------------------------------------------------------------------------------------------------------
 
 
 def astray(root: Path, connection: Connection) -> Checkpoint | None:
-    """The newest checkpoint that is not on the chain of this database, where a person has not let it go."""
-    tails = [_tail(_path(root)), _tail(places.folder(root) / SEEN)]
-    let_go = {accepted for tail in tails for one in tail for accepted in one.accepted}
-    for tail in tails:
-        standing = [one for one in tail if one.digest not in let_go]
-        newest = max(standing, key=lambda one: (one.sequence, one.number), default=None)
-        if newest is not None and not stands(connection, newest):
-            return newest
-    return None
-
-
-def stands(connection: Connection, checkpoint: Checkpoint) -> bool:
-    """Whether the chain of this database has this event under this hash."""
-    found = connection.execute(select(rows.c.hash).where(rows.c.sequence == checkpoint.sequence)).scalar()
-    if found is not None:
-        return bool(found == checkpoint.hash)
-    kept = connection.execute(select(archives).where(archives.c.last >= checkpoint.sequence)).first()
-    return kept is not None and (kept.last > checkpoint.sequence or kept.last_hash == checkpoint.hash)
+    """The newest checkpoint that is not on the chain of this database, or that nobody signed, and that nobody let go."""
+    return vouched.newest(root, connection).lost
 
 
 def require(root: Path, database: Database | None = None) -> None:
     """Refuse to act on a ledger that is frozen. To be called before the transaction that promotes."""
     with _opened(root, database) as opened:
-        with opened.read() as connection:
-            lost, head = astray(root, connection), events.head(connection)
-        if lost is not None:
-            _tell_frozen(opened, lost, head)
-            raise Refused(_frozen(lost, head))
+        told, trouble, found = _cursor(opened), None, _looked(root, opened)
+        if found[0].lost is None and found[0].sequence < told:  # another machine was here, or lines are gone
+            with _alone(root):
+                trouble = _gather(root)
+            found = _looked(root, opened)
+        _must_be_sound(root, opened, *found, told, trouble)
 
 
-def _frozen(lost: Checkpoint, head: Head) -> str:
+def _looked(root: Path, database: Database) -> tuple[Vouched, Head]:
+    with database.read() as connection:
+        return vouched.newest(root, connection), events.head(connection)
+
+
+def _must_be_sound(
+    root: Path, database: Database, found: Vouched, head: Head, told: int, trouble: SlipwayError | None
+) -> None:
+    """Refused where a checkpoint does not stand, or where some are missing that the database was vouched for by."""
+    if found.lost is not None:
+        _tell_frozen(database, found.lost, head)
+        raise Refused(_frozen(root, found.lost, head))
+    if found.sequence < told:
+        raise trouble or Refused(
+            f"the ledger is frozen: its database was vouched for up to event {told}, and the checkpoints known here end at "
+            f"event {found.sequence}; put {files.own_path(root)} back from a copy, name the place that the machines share "
+            f"(audit_checkpoints in configs/env), or {_ACCEPT}"
+        )
+
+
+_ACCEPT = "if the ledger is right as it is, `slipway audit accept --reason …`"
+
+
+def _frozen(root: Path, lost: Checkpoint, head: Head) -> str:
+    if forged := lost.forged(keys.load(keys.folder(root) / keys.FILE)):
+        return (
+            f"the ledger is frozen: a checkpoint of event {lost.sequence} {forged}; find out who wrote it and restore "
+            f"{files.own_path(root).parent} and the trust file from a copy, or, {_ACCEPT}"
+        )
     return (
         f"the ledger is frozen: event {lost.sequence} stood in it at {lost.at[:19]}Z and does not now "
         f"(it ends at event {head.sequence}); restore the newest backup, or, if what it lost is known, "
@@ -365,7 +260,7 @@ def _is_told(connection: Connection, lost: Checkpoint) -> bool:
     return bool(events.of_row(row).payload.get("checkpoint") == lost.digest)
 
 
-def _payload(lost: Checkpoint, head: Head) -> dict[str, str | int]:
+def _payload(lost: Checkpoint, head: Head) -> Json:
     return {"checkpoint": lost.digest, "sequence": lost.sequence, "hash": lost.hash, "head": head.sequence}
 
 
@@ -374,27 +269,30 @@ def accept(root: Path, reason: str, actor: Actor | None = None) -> list[Checkpoi
     if not reason.strip():
         raise UsageError("say why the ledger as it is now is the right one (--reason): whoever verifies will read it")
     with contextlib.closing(Database.of(root)) as database, _alone(root):
-        _gather(root)
+        told, _ = _cursor(database), _gather(root)
         with database.read() as connection:
-            lost, head = _all_astray(root, connection), events.head(connection)
-        if not lost:
+            lost, head = Known(root, connection).all_lost(), events.head(connection)
+            known = vouched.newest(root, connection).sequence
+        if not lost and known >= told:
             raise UsageError(
                 "nothing to accept: every checkpoint stands in the ledger; `slipway audit verify` says more"
             )
-        with database.write() as connection:
-            newest = max(lost, key=lambda one: one.sequence)
-            if not _is_told(connection, newest):
-                events.append(connection, "ledger_frozen", "", "", _payload(newest, head), actor)
-            let_go = [one.digest for one in lost]
-            events.append(connection, "ledger_released", "", "", {"accepted": let_go}, actor, reason)
-            after = events.head(connection)
-            cursors.move(connection, CURSOR, after.sequence)
-        _append(root, _last(_path(root)), after, let_go)
+        after = _released(database, lost, told, head, reason, actor)
+        _append(root, _last(root), after, [one.digest for one in lost])
         _share(root)
     return lost
 
 
-def _all_astray(root: Path, connection: Connection) -> list[Checkpoint]:
-    known: Sequence[Checkpoint] = [*_whole(_path(root)), *_whole(places.folder(root) / SEEN)]
-    let_go = {accepted for one in known for accepted in one.accepted}
-    return [one for one in known if one.digest not in let_go and not stands(connection, one)]
+def _released(
+    database: Database, lost: Sequence[Checkpoint], told: int, head: Head, reason: str, actor: Actor | None
+) -> Head:
+    """The events that tell who let go of what, and where the chain ends then."""
+    with database.write() as connection:
+        newest = max(lost, key=lambda one: one.sequence, default=None)
+        if newest is not None and not _is_told(connection, newest):
+            events.append(connection, "ledger_frozen", "", "", _payload(newest, head), actor)
+        payload = {"accepted": [one.digest for one in lost], "vouched": told}
+        events.append(connection, "ledger_released", "", "", payload, actor, reason)
+        after = events.head(connection)
+        cursors.move(connection, CURSOR, after.sequence)
+    return after

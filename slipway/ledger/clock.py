@@ -43,7 +43,8 @@ def boot() -> str:
 
 
 def shown(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """In one form whose order as text is the order of time (strftime would give the year 900 three digits)."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def moment(text: str) -> datetime:

@@ -30,6 +30,8 @@ class Expected:
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)
     digests: dict[str, tuple[str, int]] = field(default_factory=dict)  # of what approvals and grants are about
     archived: list[tuple[int, Json]] = field(default_factory=list)
+    released: dict[int, list[Any]] = field(default_factory=dict)  # event → the checkpoints that a person let go by it
+    revoked: dict[str, int] = field(default_factory=dict)  # keys
     erased: set[str] = field(default_factory=set)
     sealed: dict[str, tuple[str, int]] = field(default_factory=dict)  # id → digest, and the first event that names it
     good: dict[str, Event] = field(default_factory=dict)  # the last event after which a model's mirrors were right
@@ -99,6 +101,13 @@ class Expected:
     def _archived(self, event: Event, payload: Json) -> None:
         self.archived.append((event.sequence, payload))
 
+    def _released(self, event: Event, payload: Json) -> None:
+        self.released[event.sequence] = list(payload.get("accepted") or [])
+
+    def _key(self, event: Event, payload: Json) -> None:
+        if payload.get("change") == "revoked":
+            self.revoked[str(payload.get("key"))] = event.sequence
+
     def _erased(self, _: Event, payload: Json) -> None:
         self.erased.update(str(one) for one in payload.get("ids", []))
 
@@ -129,6 +138,8 @@ _TOLD: dict[str, Callable[[Expected, Event, dict[str, Any]], None]] = {
     "break_glass": Expected._grant,
     "break_glass_followed_up": Expected._grant,
     "events_archived": Expected._archived,
+    "ledger_released": Expected._released,
+    "key_changed": Expected._key,
     "text_erased": Expected._erased,
     "mirror_repaired": Expected._repaired,
 }

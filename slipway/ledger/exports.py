@@ -14,9 +14,8 @@ from sqlalchemy import Connection, select
 
 from slipway import digest, strict
 from slipway.artifacts import Json
-from slipway.ledger import chain, clock, events, signatures, wire
+from slipway.ledger import chain, clock, past, signatures, wire
 from slipway.ledger.chain import Event, canonical
-from slipway.ledger.tables import events as rows
 from slipway.ledger.tables import sealed
 from slipway.registry import keys
 
@@ -24,11 +23,11 @@ PURPOSE = "export"
 
 
 def write(root: Path, connection: Connection, stream: IO[bytes], since: str | None, with_texts: bool) -> int:
-    """Write every event from a moment on, and the signed end; how many there were."""
+    """Write every event from a moment on, archived ones too, and the signed end; how many there were."""
     known = _texts(connection) if with_texts else {}
-    last_before = _last_before(connection, since) if since else None
+    after = past.before(root, connection, since) if since else 0
     summed, count, head = hashlib.sha256(), 0, chain.GENESIS
-    for event in events.read(connection, last_before or 0):
+    for event in past.read(root, connection, after):
         line = f"{canonical(_line(event, known))}\n".encode()
         stream.write(line)
         summed.update(line)
@@ -38,14 +37,6 @@ def write(root: Path, connection: Connection, stream: IO[bytes], since: str | No
     signed = {"end": end, "signature": signatures.sign(private, PURPOSE, end)}
     stream.write(f"{canonical(signed)}\n".encode())
     return count
-
-
-def _last_before(connection: Connection, since: str) -> int | None:
-    """The event before the first one of that time or later: a file holds a run of the chain, without a gap."""
-    first = connection.execute(
-        select(rows.c.sequence).where(rows.c.at >= since).order_by(rows.c.sequence).limit(1)
-    ).scalar()
-    return int(first) - 1 if first is not None else events.head(connection).sequence
 
 
 def _texts(connection: Connection) -> dict[str, Json]:

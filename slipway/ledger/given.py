@@ -1,6 +1,7 @@
 """The rows of `approvals` and `grants`, and the events that tell them: what a person gave, and whether it still stands."""
 
 import json
+from collections import deque
 from collections.abc import Collection
 from typing import Any
 
@@ -11,7 +12,7 @@ from slipway.ledger import chain, clock, events
 from slipway.ledger import sealed as sealed_texts
 from slipway.ledger.chain import Event, canonical
 from slipway.ledger.clock import Reading
-from slipway.ledger.tables import approvals, grants, sealed
+from slipway.ledger.tables import approvals, archives, grants, sealed
 from slipway.ledger.tables import events as rows
 
 
@@ -28,8 +29,8 @@ def _add(connection: Connection, table: Table, about: Json, sequence: int, **val
     connection.execute(insert(table).values(**named, **values, about=canonical(about), sequence=sequence))
 
 
-def approvals_of(connection: Connection, model: str, release: str | None = None) -> list[Any]:
-    """Their rows, of one release or of all, the oldest first."""
+def approvals_of(connection: Connection, model: str | None, release: str | None = None) -> list[Any]:
+    """Their rows, of one release or of all, of one model or of all, the oldest first."""
     return _of(connection, approvals, model, release)
 
 
@@ -47,8 +48,9 @@ def grants_of(connection: Connection, model: str | None = None, kind: str | None
     return list(connection.execute(query))
 
 
-def _of(connection: Connection, table: Table, model: str, release: str | None) -> list[Any]:
-    query = select(table).where(table.c.model == model).order_by(table.c.sequence)
+def _of(connection: Connection, table: Table, model: str | None, release: str | None) -> list[Any]:
+    query = select(table).order_by(table.c.sequence)
+    query = query.where(table.c.model == model) if model is not None else query
     return list(connection.execute(query.where(table.c.release == release) if release is not None else query))
 
 
@@ -81,6 +83,23 @@ def history(connection: Connection, model: str, subjects: Collection[str], kinds
     about = or_(*(rows.c.subject == subject for subject in subjects))
     query = select(rows).where(rows.c.model == model, rows.c.kind.in_(list(kinds)), about).order_by(rows.c.sequence)
     return [events.of_row(row) for row in connection.execute(query)]
+
+
+def check_since(connection: Connection, model: str, subjects: Collection[str]) -> None:
+    """Hold every event since a release began against the one before; chain.Broken at the first that does not follow.
+
+    Where its beginning is not what comes first of it, in an archive or taken out, all that the table has is held.
+    """
+    about = or_(*(rows.c.subject == subject for subject in subjects))
+    first = connection.execute(
+        select(rows).where(rows.c.model == model, about).order_by(rows.c.sequence).limit(1)
+    ).first()
+    if first is not None and first.kind == "release_started":
+        last, last_hash = first.sequence - 1, first.previous
+    else:
+        kept = connection.execute(select(archives).order_by(archives.c.last.desc()).limit(1)).first()
+        last, last_hash = (kept.last, kept.last_hash) if kept is not None else (0, chain.GENESIS)
+    deque(events.checked(connection, last, last_hash), maxlen=0)
 
 
 def passed_ms(connection: Connection, then: Reading, sequence: int, now: Reading) -> int:

@@ -2,12 +2,13 @@
 
 A holder is a random name, so that neither a process id that came back nor another machine is taken for it. Whoever wakes
 late finds a higher token and is refused in the very transaction in which it wanted to write. Clocks only decide how soon
-another may take over, never who holds it: a machine whose clock is ahead takes a lease too early, and the old holder is
-refused.
+another may take over, never who holds it: where two machines' clocks differ by more than a lease lasts, one takes it too
+early, and the old holder is refused.
 """
 
 import secrets
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
@@ -43,12 +44,18 @@ def acquire(connection: Connection, name: str, ttl_seconds: float = TTL_SECONDS,
     if row is None:
         connection.execute(insert(leases).values(name=name, token=1, **beat))
         return Lease(name, holder, 1)
-    silent = clock.passed_ms(_last_beat(row), now)
-    if row.holder is not None and silent < row.ttl_ms:
+    last = _last_beat(row)
+    silent = clock.passed_ms(last, now)
+    if row.holder is not None and silent < row.ttl_ms and not _is_to_come(last, now, row.ttl_ms):
         left = (row.ttl_ms - silent) / 1000
         raise Transient(f"{name} is held by another run, for {left:.0f} s more unless it goes on; run again then")
     connection.execute(update(leases).where(leases.c.name == name).values(token=row.token + 1, **beat))
     return Lease(name, holder, row.token + 1)
+
+
+def _is_to_come(last: Reading, now: Reading, ttl_ms: int) -> bool:
+    """Whether another machine's heartbeat is so far ahead that waiting for it could take years: one of the clocks is wrong."""
+    return last.boot != now.boot and last.at - now.at > timedelta(milliseconds=ttl_ms)
 
 
 def _last_beat(row: Any) -> Reading:

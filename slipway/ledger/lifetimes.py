@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from slipway.artifacts import Json
-from slipway.ledger import clock, events
+from slipway.ledger import champions, clock, events, given
+from slipway.ledger.chain import Event
 from slipway.ledger.clock import Reading
 from slipway.ledger.events import Actor
+from slipway.ledger.past import Archives
 from slipway.ledger.tables import approvals, holds, operations, versions
 from slipway.ledger.tables import events as rows
 
+_INTO_PRODUCTION = ("model_promoted", "rolled_back", "stage_transition")
 _SERVING = ("model_promoted", "rolled_back", "traffic_changed")
 
 Clocks = tuple[str, int]  # an event's wall clock, and its elapsed_ms
@@ -46,11 +50,12 @@ def stages(connection: Connection, model: str) -> dict[str, int]:
     return {row.version: row.stage_sequence for row in connection.execute(query)}
 
 
-def serving(connection: Connection, model: str) -> Iterator[tuple[int, dict[str, float]]]:
-    """Every change of what serves, in order: the event's sequence, and version → percent of the traffic."""
+def serving(connection: Connection, model: str) -> Iterator[tuple[int, dict[str, float], str | None]]:
+    """Every change of what serves, in order: its event, version → percent of the traffic, and the champion it replaced."""
     query = select(rows.c.sequence, rows.c.payload).where(rows.c.model == model, rows.c.kind.in_(_SERVING))
     for row in connection.execute(query.order_by(rows.c.sequence)):
-        yield row.sequence, json.loads(row.payload).get("weights", {})
+        told = json.loads(row.payload)
+        yield row.sequence, told.get("weights", {}), told.get("previous")
 
 
 def in_canary(connection: Connection, model: str) -> list[str]:
@@ -61,12 +66,26 @@ def in_canary(connection: Connection, model: str) -> list[str]:
     return [row.subject] if row is not None and row.kind == "canary_started" else []
 
 
-def was_in_production(connection: Connection, model: str, version: str) -> bool:
-    """Whether a version ever was allowed to serve, by an event that is still here."""
-    kinds = ("model_promoted", "rolled_back", "stage_transition")
-    query = select(rows.c.kind, rows.c.payload).where(rows.c.model == model, rows.c.subject == version)
-    found = connection.execute(query.where(rows.c.kind.in_(kinds)))
-    return any(row.kind != "stage_transition" or json.loads(row.payload).get("to") == "Production" for row in found)
+def was_in_production(root: Path, connection: Connection, model: str, version: str) -> bool:
+    """Whether a version ever was allowed to serve: by what stands of it, by the events, and last by those in archives."""
+    return (
+        _stands_in_production(connection, model, version)
+        or any(map(_into_production, given.history(connection, model, (version,), _INTO_PRODUCTION)))
+        or any(map(_into_production, Archives(root, connection, _INTO_PRODUCTION, model).events(subjects=(version,))))
+    )
+
+
+def _stands_in_production(connection: Connection, model: str, version: str) -> bool:
+    """By the rows: going back to the champion before needs no archive, which may be on a machine that is away."""
+    serving = champions.find(connection, model)
+    if serving is not None and version in (serving.version, serving.previous):
+        return True
+    here = (versions.c.model == model, versions.c.version == version)
+    return connection.execute(select(versions.c.stage).where(*here)).scalar() == "Production"
+
+
+def _into_production(event: Event) -> bool:
+    return event.kind != "stage_transition" or event.payload.get("to") == "Production"
 
 
 def kind_of(connection: Connection, sequence: int) -> str | None:
@@ -100,11 +119,28 @@ def open_approvals(connection: Connection, model: str) -> list[Json]:
     return [json.loads(row.about) for row in connection.execute(query)]
 
 
+def asked(connection: Connection, model: str) -> dict[str, Clocks]:
+    """Version → when a step was refused to it for want of approvals alone, where nothing was decided or said against it since."""
+    kinds = ("decision_made", "approval_rejected", "stage_transition")
+    query = select(rows).where(rows.c.model == model, rows.c.kind.in_(kinds)).order_by(rows.c.sequence)
+    last = {row.subject: row for row in connection.execute(query)}
+    waiting = (row for row in last.values() if json.loads(row.payload).get("awaits_approval"))
+    return {row.subject: (row.at, row.elapsed_ms) for row in waiting}
+
+
 # --- legal holds -----------------------------------------------------------------------------------------------------
 
 
 def held(connection: Connection, model: str) -> frozenset[str]:
-    return frozenset(connection.execute(select(holds.c.version).where(holds.c.model == model)).scalars())
+    return frozenset(version for name, version in all_held(connection) if name == model)
+
+
+def all_held(connection: Connection) -> set[tuple[str, str]]:
+    """Model and version of all that an event or a row holds: whoever takes one of the two away frees nothing."""
+    found = {(row.model, row.version) for row in connection.execute(select(holds))}
+    query = select(rows.c.model, rows.c.subject, rows.c.kind).where(rows.c.kind.in_(("model_held", "model_unheld")))
+    last = {(row.model, row.subject): row.kind for row in connection.execute(query.order_by(rows.c.sequence))}
+    return found | {key for key, kind in last.items() if kind == "model_held"}
 
 
 def hold(connection: Connection, model: str, version: str, reason: str, actor: Actor | None) -> None:

@@ -1,24 +1,35 @@
 """What the ledger is told of a release, from its start to its end."""
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from slipway.artifacts import Json
+from slipway.errors import SlipwayError
 from slipway.ledger import events
 from slipway.ledger.database import Database
+from slipway.ledger.past import Archives
 from slipway.ledger.tables import events as rows
 
 
 def started(
-    database: Database, model: str, release: str, payload: Json, policies: Mapping[str, str], dead: list[str]
+    root: Path,
+    database: Database,
+    model: str,
+    release: str,
+    payload: Json,
+    policies: Mapping[str, str],
+    dead: list[str],
 ) -> None:
     """That a release begins, under which policies, and which ones before it were killed; Transient where nobody listens."""
+    archived = _archived(root, database, policies)
     with database.write() as connection:
         for one in dead:
             _ended(connection, model, one, {"release": one, "outcome": "aborted"})
-        known = _policies(connection)
+        known = archived | _policies(connection)
         for path, digest in sorted(policies.items()):
             if known.get(path) != digest:
                 told = {"path": path, "digest": digest, "previous": known.get(path)}
@@ -29,6 +40,17 @@ def started(
 def _policies(connection: Connection) -> dict[str, str]:
     """The digest of every policy as the ledger last heard of it."""
     return {str(e.payload["path"]): str(e.payload["digest"]) for e in events.read(connection, kind="policy_changed")}
+
+
+def _archived(root: Path, database: Database, policies: Mapping[str, str]) -> dict[str, str]:
+    """What archives say of policies that no event of the table names; a release waits for none that is away."""
+    with database.read() as connection:
+        if policies.keys() <= _policies(connection).keys():
+            return {}
+        with contextlib.suppress(SlipwayError):  # then it is said once more, as if it were new
+            found = list(Archives(root, connection, ("policy_changed",)).events())
+            return {str(event.payload["path"]): str(event.payload["digest"]) for event in reversed(found)}
+    return {}
 
 
 def stage_finished(database: Database, model: str, release: str, payload: Json) -> None:

@@ -16,13 +16,13 @@ from sqlalchemy import Connection, delete, insert, select
 
 from slipway import digest, strict
 from slipway.errors import Refused, StageError, UsageError
-from slipway.ledger import archive, chain, checkpoints, clock, events, sealed
+from slipway.ledger import archive, chain, checkpoints, clock, events, lifetimes, past, sealed
 from slipway.ledger.archive import Archive
 from slipway.ledger.chain import Event
 from slipway.ledger.clock import Reading
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
-from slipway.ledger.tables import archives, holds
+from slipway.ledger.tables import archives
 from slipway.ledger.tables import events as rows
 from slipway.ledger.tables import sealed as texts
 
@@ -90,12 +90,13 @@ def plan(connection: Connection, policy: Policy, now: Reading | None = None) -> 
 def _plan(connection: Connection, policy: Policy, now: Reading) -> Plan:
     head = events.head(connection)
     elapsed = events.elapsed_ms(connection, now, head)
-    held = {(row.model, row.version) for row in connection.execute(select(holds))}
+    held = lifetimes.all_held(connection)
+    explained = {event.payload.get("id") for event in events.read(connection, kind="break_glass_followed_up")}
     due: list[Event] = []
     for event in events.read(connection, most=MOST):
         if _is_young(event, policy.keep_days, elapsed, now) or event.sequence == head.sequence:
             return Plan(due, None)
-        if why := _held_by(event, policy, held):
+        if why := _held_by(event, policy, held, explained):
             return Plan(due, f"event {event.sequence} ({event.at[:10]}) is on hold: {why}")
         due.append(event)
     return Plan(due, None)
@@ -105,9 +106,11 @@ def _is_young(event: Event, days: int, elapsed_ms: int, now: Reading) -> bool:
     return now.at - clock.moment(event.at) < timedelta(days=days) or elapsed_ms - event.elapsed_ms < days * _DAY_MS
 
 
-def _held_by(event: Event, policy: Policy, held: set[tuple[str, str]]) -> str | None:
+def _held_by(event: Event, policy: Policy, held: set[tuple[str, str]], explained: set[str | None]) -> str | None:
     if (event.model, event.subject) in held or (event.model, event.payload.get("version")) in held:
         return f"{event.model} {event.payload.get('version', event.subject)} (`slipway models hold`)"
+    if event.kind == "break_glass" and "follow_up_due" in event.payload and event.payload.get("id") not in explained:
+        return f"a break-glass that nobody has explained (`slipway follow-up {str(event.payload.get('id'))[:8]}`)"
     for hold in policy.holds:
         is_in = hold.since is None or clock.moment(event.at) >= hold.since
         if hold.model in (None, event.model) and is_in:
@@ -135,6 +138,8 @@ def _retain(root: Path, database: Database, policy: Policy, actor: Actor | None,
             raise Refused("what is held or kept changed meanwhile; nothing was moved, look at `--dry-run` again")
         payload = {"first": kept.first, "last": kept.last, "last_hash": kept.last_hash, "uri": kept.uri}
         payload |= {"sha256": kept.sha256, "events": len(due.events)}
+        with past.readable():
+            payload["latest"] = max(past.latest(connection), *(event.at for event in due.events))
         events.append(connection, "events_archived", "", "", payload, actor, now=now)
         connection.execute(insert(archives).values(**vars(kept)))
         connection.execute(delete(rows).where(rows.c.sequence <= kept.last))

@@ -44,7 +44,9 @@ def is_of(public: str, purpose: str, statement: Json, signature: str) -> bool:
 def forged(trust: keys.Trust, purpose: str, statement: Json, key: str, signature: str) -> str | None:
     """Why a statement was not signed by the key that it names, or by nobody's that we know; None when it was."""
     known = trust.keys.get(key)
-    if known is None or known.purpose != "models":  # a person's key for approvals vouches for no ledger
+    if known is None or not known.vouches(
+        "project"
+    ):  # neither a person's key nor another's for models vouches for a ledger
         return f"is signed by the key {key[:16]}, which nobody here trusts"
     if not is_of(known.public, purpose, statement, signature):
         return f"does not bear the signature of the key {key[:16]}"

@@ -10,7 +10,9 @@ erased here would live on there.
 """
 
 import contextlib
+import fcntl
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ from sqlalchemy import Connection
 from slipway import atomic, settings
 from slipway.artifacts import Json
 from slipway.errors import SlipwayError, StageError, Transient, UsageError, of_storage
-from slipway.ledger import archive, cursors, events, places, wire
+from slipway.ledger import archive, cursors, events, past, places, wire
+from slipway.ledger.archive import Archive
 from slipway.ledger.chain import Event, canonical
 from slipway.ledger.database import Database
 
@@ -73,7 +76,7 @@ def deliver(root: Path, seconds: float = SECONDS, database: Database | None = No
         opened = database or stack.enter_context(contextlib.closing(Database.of(root)))
         for place, sink in enumerate(sinks):
             share = (end - time.monotonic()) / (len(sinks) - place)  # one that hangs leaves the others their time
-            told.append(_tell(opened, sink, time.monotonic() + share))
+            told.append(_tell(_Untold(root, opened, sink), sink, time.monotonic() + share))
     return told
 
 
@@ -88,13 +91,35 @@ def pending(connection: Connection, name: str) -> int:
     return max(events.head(connection).sequence - cursors.at(connection, name), 0)
 
 
-def _tell(database: Database, sink: Sink, end: float) -> Delivered:
-    sent, error = 0, None
-    while error is None and (batch := _next(database, sink)):
-        left = end - time.monotonic()
-        if left <= 0:
-            break
+class _Untold:
+    """What a sink has not been told yet, archived events too; an archive is fetched once."""
+
+    def __init__(self, root: Path, database: Database, sink: Sink) -> None:
+        self.database, self._root, self._name = database, root, sink.name
+        self._kept: Archive | None = None
+        self._lines: list[bytes] = []
+
+    def next(self) -> list[Event]:
+        """The first of them; Refused where somebody changed one."""
+        with self.database.read() as connection, past.readable():
+            told = cursors.at(connection, self._name)
+            kept = next((one for one in archive.listed(connection) if one.last > told), None)
+            if kept is None:
+                return list(map(past.sound, events.read(connection, told, most=BATCH)))
+            if self._kept != kept:
+                self._kept, self._lines = kept, archive.lines(self._root, kept)
+            begin = max(told + 1 - kept.first, 0)
+            return [past.sound(archive.parsed(line, kept.uri)) for line in self._lines[begin : begin + BATCH]]
+
+
+def _tell(untold: _Untold, sink: Sink, end: float) -> Delivered:
+    sent, error, database = 0, None, untold.database
+    while error is None:
+        batch: list[Event] = []
         try:
+            left, batch = end - time.monotonic(), untold.next()
+            if left <= 0 or not batch:
+                break
             arrived = places.within(left, sink.name, lambda batch=batch, left=left: sink.send(batch, left))  # type: ignore[misc]
         except SlipwayError as trouble:
             error, arrived = str(trouble), getattr(trouble, "arrived", 0)
@@ -106,11 +131,6 @@ def _tell(database: Database, sink: Sink, end: float) -> Delivered:
             error = f"{sink.name} took nothing and did not say why"
     with database.read() as connection:
         return Delivered(sink.name, sent, pending(connection, sink.name), error)
-
-
-def _next(database: Database, sink: Sink) -> list[Event]:
-    with database.read() as connection:
-        return list(events.read(connection, cursors.at(connection, sink.name), most=BATCH))
 
 
 class Partly(Transient):
@@ -125,7 +145,7 @@ class Partly(Transient):
 
 
 class File:
-    """A file that only grows, on disk when a delivery ends."""
+    """A file that only grows, on disk when a delivery ends; one process at a time writes there."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.name, self._path = name, path
@@ -135,8 +155,10 @@ class File:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             is_new = not self._path.exists()
             with self._path.open("a+b") as stream:
-                known = _mended(stream)
-                new = [event for event in batch if event.sequence > known]
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                last = _mended(stream)
+                told = _told(stream) if last >= batch[0].sequence else set()
+                new = [event for event in batch if event.hash not in told]
                 stream.write("".join(f"{wire.text(event)}\n" for event in new).encode())
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -171,8 +193,19 @@ def _mended(stream: Any) -> int:
         raise StageError(f"{stream.name} does not end with an event; move it away, and a new one is begun") from None
 
 
+def _told(stream: Any) -> set[str]:
+    """The hashes of all events in a file: after a restore, another event may bear a number that was told before."""
+    stream.seek(0)
+    found = {match.group(1).decode() for line in stream if (match := _HASH.search(line))}
+    stream.seek(0, os.SEEK_END)
+    return found
+
+
+_HASH = re.compile(rb'"hash":"([0-9a-f]{64})","kind":')  # as canonical JSON has it; the texts before it hold no quotes
+
+
 class Search:
-    """The bulk API of Elasticsearch and OpenSearch. A document's id is its event's sequence: told twice, it is there once.
+    """The bulk API of Elasticsearch and OpenSearch. A document's id is its event's (`_id`): told twice, it is there once.
 
     The client's transport is used, not its methods: these refuse whatever does not call itself Elasticsearch.
     """
@@ -195,7 +228,7 @@ class Search:
         return self._arrived(batch, self._post("/_bulk?refresh=false", body, seconds))
 
     def _action(self, event: Event) -> str:
-        return canonical({"create": {"_index": self._index, "_id": str(event.sequence)}})
+        return canonical({"create": {"_index": self._index, "_id": _id(event)}})
 
     def _post(self, target: str, body: bytes, seconds: float) -> Json:
         from elastic_transport import ApiError, TransportError
@@ -229,7 +262,7 @@ class Search:
         for place, event in enumerate(batch):
             item = reply["items"][place] if place < len(reply["items"]) else {}
             told = _only(item)
-            if told.get("_id") != str(event.sequence) or told.get("status") not in (200, 201, 409):
+            if told.get("_id") != _id(event) or told.get("status") not in (200, 201, 409):
                 why = str(told.get("error") or told.get("status") or "no answer")[:200]
                 raise Partly(f"{self.name} did not take event {event.sequence} ({why}); the rest waits for it", place)
         return len(batch)
@@ -244,6 +277,11 @@ class Search:
 
             self._transport = Elasticsearch(self._node, max_retries=0, retry_on_timeout=False).transport
         return self._transport
+
+
+def _id(event: Event) -> str:
+    """By number and content: after a restore, another event may bear the same number."""
+    return f"{event.sequence}-{event.hash[:12]}"
 
 
 def _only(item: Any) -> Json:

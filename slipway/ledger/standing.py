@@ -13,7 +13,16 @@ from slipway.ledger.expected import Expected
 Found = Iterator[tuple[int | None, str]]  # the event that says otherwise, and what is wrong
 
 _OF_A_VERSION = ("serial", "release", "identity", "evidence_digest", "policy_digest", "data_digest", "base_digest")
-_GOOD = ("model_promoted", "rolled_back", "stage_transition", "model_registered", "mirror_repaired")
+_GOOD = (
+    "model_promoted",
+    "rolled_back",
+    "stage_transition",
+    "model_registered",
+    "mirror_repaired",
+    "model_deleted",
+    "model_archived",
+    "model_restored",
+)
 
 
 def problems(connection: Connection, expected: Expected, skipped: int = 0) -> Found:
@@ -168,12 +177,12 @@ def _sinks(connection: Connection) -> Found:
 # --- the mirrors --------------------------------------------------------------------------------------------------------
 
 
-def last_good(connection: Connection, model: str) -> str:
-    """When the mirrors of a model's name were last as the ledger says."""
+def last_good(connection: Connection, model: str) -> tuple[int, str] | None:
+    """The event, and its time, that last changed what the mirrors of a model's name should say, or put them right."""
     rows = tables.events
     query = select(rows.c.sequence, rows.c.at).where(rows.c.model == model, rows.c.kind.in_(_GOOD))
     row = connection.execute(query.order_by(rows.c.sequence.desc()).limit(1)).first()
-    return f"; it was right since event {row.sequence} ({row.at[:19]}Z)" if row is not None else ""
+    return (row.sequence, row.at) if row is not None else None
 
 
 def mirrored(connection: Connection) -> int:

@@ -93,7 +93,6 @@ operations = Table(
     Column("request", Text, nullable=False),  # JSON: all that is needed to finish it in another process
     Column("state", Text, nullable=False, index=True),  # begun | done | undone
     Column("result", Text),  # JSON
-    Column("token", BigInteger),  # of the lease it is done under
 )
 
 versions = Table(

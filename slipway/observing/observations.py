@@ -15,6 +15,7 @@ from slipway.artifacts import (
     Approval,
     BasePin,
     Commit,
+    Decision,
     HoldoutUse,
     Json,
     Licences,
@@ -28,7 +29,7 @@ from slipway.artifacts import (
 from slipway.errors import SlipwayError, StageError
 from slipway.evaluation import memory
 from slipway.observing import advisories, licences, lock, servability
-from slipway.people import approvals, grants
+from slipway.people import entering, grants
 from slipway.registry import keys, receipt
 from slipway.registry.place import Place
 
@@ -81,7 +82,7 @@ def gather(
         licences=ask("licences", lambda: _licences(place, facts)),
         card=ask("card", lambda: describe(facts)),
         signature=ask("signature", lambda: sign(facts)),
-        approvals=ask("approvals", lambda: _approvals(place, facts, evidence_digest)) or [],
+        approvals=ask("approvals", lambda: _approvals(place, facts)) or [],
         waivers=ask("waivers", lambda: grants.standing(place.root, evidence_digest)) or [],
         tags=[],
         missing=ask.missing,
@@ -91,9 +92,10 @@ def gather(
 # --- the parts ------------------------------------------------------------------------------------------------------
 
 
-def _approvals(place: Place, facts: Json, evidence_digest: str) -> list[Approval]:
+def _approvals(place: Place, facts: Json) -> list[Approval]:
     """Those of people who have let this very evidence enter the registry (`slipway approve RELEASE --for register`)."""
-    return approvals.of_entering(place.root, str(facts.get("name") or place.root.name), evidence_digest)
+    gate, name = Decision.load(place.path("decision")), str(facts.get("name") or place.root.name)
+    return entering.said_of(place.root, name, place.release, gate).approvals
 
 
 def model_facts(place: Place, at: datetime, version: str | None = None) -> Json:

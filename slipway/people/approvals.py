@@ -21,9 +21,10 @@ from slipway.registry.keys import Trust
 from slipway.registry.opening import acting, reading
 from slipway.registry.versions import Version
 
+PRODUCTION = "Staging→Production"
 _EVENT: dict[str, str] = {"approve": "approval_given", "reject": "approval_rejected"}
 
-__all__ = ["SKEW", "About", "Given", "Panel", "give", "listed", "of_entering", "panel_of", "revoke", "standing"]
+__all__ = ["SKEW", "About", "Given", "Panel", "give", "listed", "panel_of", "revoke", "standing"]
 
 
 # --- giving -------------------------------------------------------------------------------------------------------------
@@ -34,7 +35,7 @@ def give(
     target: str,
     answer: Literal["approve", "reject"],
     reason: str,
-    act: str = "Staging→Production",
+    act: str = PRODUCTION,
     key: Path | None = None,
     hours: float | None = None,
     actor: Actor | None = None,
@@ -53,6 +54,7 @@ def give(
     if version is not None and (wrong := store.problems(root, version)):
         raise Refused(f"{about.name} cannot be approved: {wrong[0]}")
     with acting(root) as connection:
+        vouching.check_chain(connection, about.model, (about.release, about.subject), about.name)
         sweep(connection, about.model, now)
         _still(connection, version)
         person = rules.person(who.name, who.own_key)
@@ -209,7 +211,7 @@ def standing(
     *,
     root: Path,
     version: Version | None = None,
-    act: str = "Staging→Production",
+    act: str = PRODUCTION,
 ) -> list[Approval]:
     """The approvals that count now for a version's change of stage; the release's own version where none is named."""
     entered = (
@@ -223,19 +225,36 @@ def panel_of(connection: Connection, root: Path, version: Version, act: str, now
     return examine(connection, Approvers.load(root), vouching.trust(root), about, act, now)
 
 
-def of_entering(root: Path, model: str, evidence_digest: str) -> list[Approval]:
-    """Those that count for this evidence to enter the registry, whatever release they were given to."""
-    now, rules, trusted = clock.read(), Approvers.load(root), vouching.trust(root)
-    with reading(root) as connection:
-        found: dict[str, Approval] = {}
-        for row in given.approvals_of(connection, model):
-            with vouching.unreadable():
-                known = Given.model_validate_json(row.about)
-                if known.act == REGISTER and known.evidence_digest == evidence_digest:
-                    about = About(model, known.release, None, known.identity, evidence_digest, policy_digest_of(root))
-                    panel = examine(connection, rules, trusted, about, REGISTER, now)
-                    found |= {} if panel.rejections else {one.by: one for one in panel.approvals}
-    return list(found.values())
+def carrying(connection: Connection, root: Path, version: Version, now: Reading) -> list[str]:
+    """What a version in Production begins to serve on, but for what brought it there: nothing, or approvals given anew.
+
+    Refused where somebody has said no since, or has taken back an approval that brought it there and nobody gave another.
+    """
+    vouching.check_chain(connection, version.model, (version.release, version.version), version.name)
+    panel = panel_of(connection, root, version, PRODUCTION, now)
+    if panel.rejections:
+        raise Refused(f"{version.name} does not serve: {panel.reason}")
+    back = _taken_back(connection, version)
+    if back and (panel.wanting or not panel.counted):
+        raise Refused(
+            f"{version.name} does not serve: approval {back[0][:8]}, which brought it to Production, was revoked; "
+            f"have it approved again (`slipway approve {version.version}`), or archive it"
+        )
+    return use(connection, panel) if back else []
+
+
+def _taken_back(connection: Connection, version: Version) -> list[str]:
+    """The approvals of its last step to Production that were revoked; broken glass had none."""
+    told = given.history(connection, version.model, (version.version,), ("stage_transition", "approval_revoked"))
+    used: list[str] = []
+    for event in told:
+        if event.kind == "stage_transition" and (event.payload["from"], event.payload["to"]) == (
+            "Staging",
+            "Production",
+        ):
+            used = event.payload.get("approvals") or []
+    revoked = {event.payload.get("id") for event in told if event.kind == "approval_revoked"}
+    return [one for one in used if one in revoked]
 
 
 # --- what becomes of them -------------------------------------------------------------------------------------------------
@@ -273,13 +292,34 @@ def listed(root: Path, target: str | None, model: str | None = None) -> list[Jso
         policy_digest_of(root),
     )
     with reading(root) as connection:
-        known = [versions.resolve(connection, target, model)] if target else versions.listed(connection, model)
+        entered = {(one.model, one.release): one for one in versions.listed(connection)}
         found = [
-            _shown(connection, rules, trusted, About.of(version, policy_digest), row, now)
-            for version in known
-            for row in given.approvals_of(connection, version.model, version.release)
+            _shown(connection, rules, trusted, _about_row(row, entered, policy_digest), row, now)
+            for row in given.approvals_of(connection, *_asked_for(root, connection, target, model))
         ]
     return sorted(found, key=lambda one: str(one["at"]))
+
+
+def _asked_for(
+    root: Path, connection: Connection, target: str | None, model: str | None
+) -> tuple[str | None, str | None]:
+    """Model and release of what a target names: a version, or a release that may have none yet."""
+    if target is None:
+        return model, None
+    if records.starting(root, target):
+        release = records.find(root, target)
+        return release.model, release.id
+    version = versions.resolve(connection, target, model)
+    return version.model, version.release
+
+
+def _about_row(row: Any, entered: dict[tuple[str, str], Version], policy_digest: str) -> About:
+    """What a row is held against: the version as it is now, or the evidence it names where it let that enter."""
+    said, version = given.payload_of(row.about), entered.get((row.model, row.release))
+    if version is not None and said.get("act") != REGISTER:
+        return About.of(version, policy_digest)
+    digests = (str(said.get("identity")), str(said.get("evidence_digest")), policy_digest)
+    return About(row.model, row.release, None, *digests)
 
 
 def _shown(connection: Connection, rules: Approvers, trusted: Trust, about: About, row: Any, now: Reading) -> Json:

@@ -99,11 +99,14 @@ class Approvers(_Strict):
 
     # --- people -----------------------------------------------------------------------------------------------------
 
+    def owner_of(self, key: str) -> str | None:
+        """Whose key it is. What its maker wrote on it says nothing: anybody can make one in anybody's name."""
+        return next((who for who, about in self.people.items() if any(map(key.startswith, about.keys))), None)
+
     def person(self, name: str, key: str | None = None) -> str:
-        """Who somebody is, by a key of theirs or by a name; an unknown one is the name itself."""
-        for who, about in self.people.items():
-            if key is not None and any(key.startswith(known) for known in about.keys):
-                return who
+        """Who somebody is: by the key they used, else by name. An unlisted key is nobody else's, an unknown name itself."""
+        if key is not None:
+            return self.owner_of(key) or f"key:{key}"
         for who, about in self.people.items():
             if folded(name) in map(folded, (who, *about.names)):
                 return who

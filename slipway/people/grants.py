@@ -2,6 +2,7 @@
 
 import difflib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from slipway import model as models
 from slipway import records
 from slipway.artifacts import Artifact, Decision, Finding, Json, Waiver
 from slipway.errors import Refused, UsageError
-from slipway.governance.judge import verdict_of
+from slipway.governance.judge import PEOPLE, verdict_of
 from slipway.governance.policy import Policy, Rule
 from slipway.ledger import clock, events, given, sealed
 from slipway.ledger.chain import Event
@@ -22,11 +23,13 @@ from slipway.ledger.events import Actor
 from slipway.people import approvals, approvers, vouching, waivers
 from slipway.people.approvers import Approvers
 from slipway.registry import receipt, store, versions
+from slipway.registry.keys import Trust
 from slipway.registry.opening import acting, reading
 from slipway.registry.versions import Version
 
 ALL = "all"  # in place of a release: a waiver for every one
 FOR_ALL = "*"  # how the table has it
+_LAST_YEAR = 2999
 _TOLD_BY = {"waiver": "waiver_granted", "break_glass": "break_glass"}
 _OF_APPROVALS = frozenset(["approvals", "evidence.digest", "policy.digest"])  # what a rule that asks for one reads
 
@@ -91,6 +94,7 @@ def waive(
             f"--expires {expires} is over; name a day to come, as in {now.at + timedelta(days=30):%Y-%m-%d}"
         )
     who = vouching.speaker(root, actor, key, "waive a rule")
+    _own_word(Approvers.load(root), who, "waiver")
     with reading(root) as connection:
         about = _waived(root, connection, target)
     with acting(root) as connection:
@@ -103,6 +107,8 @@ def _day(text: str) -> datetime:
         day = date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"--expires {text!r:.40} is no date; write one as in 2027-06-30") from None
+    if day.year > _LAST_YEAR:
+        raise UsageError(f"--expires {text} is too far away; name a day before {_LAST_YEAR + 1}-01-01")
     return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
 
 
@@ -119,6 +125,13 @@ def _waivable(root: Path, rule: str) -> None:
         raise Refused(f"{rule} is {known[rule].severity}, not waivable ({path}), and nobody can waive it")
 
 
+def _own_word(rules: Approvers, who: vouching.Speaker, what: str) -> None:
+    if rules.signature and who.own_key is None:
+        raise Refused(
+            f"a {what} must be signed with your own key here (--key FILE); {approvers.FILE} says so (`signature`)"
+        )
+
+
 def _reasoned(reason: str) -> None:
     if not reason.strip():
         raise UsageError("say why (--reason): whoever looks into it later will read that")
@@ -129,28 +142,25 @@ def _waived(root: Path, connection: Connection, target: str) -> Json:
     if target == ALL:
         name = models.load(root).name or root.name
         return {"model": name, "release": FOR_ALL, "version": None, "evidence_digest": None}
-    try:
-        found = records.find(root, target)
-    except UsageError:
+    if target and not records.starting(root, target):
         version = versions.resolve(connection, target, None)
         return {name: getattr(version, name) for name in ("model", "release", "version", "evidence_digest")}
+    found = records.find(root, target)
     gate = Decision.load(records.folder_of(root, found.id) / receipt.DECISION)
     return {"model": found.model, "release": found.id, "version": None, "evidence_digest": gate.evidence_digest}
 
 
 def standing(root: Path, evidence_digest: str, now: Reading | None = None) -> list[Waiver]:
     """The waivers that hold for some evidence: those of configs/waivers.yaml, and those that people gave here."""
-    now, trusted, name = now or clock.read(), vouching.trust(root), models.load(root).name or root.name
+    now, name = now or clock.read(), models.load(root).name or root.name
     with reading(root) as connection:
         rows = given.grants_of(connection, kind="waiver")
-        found = [_waiver(connection, trusted, row, name, evidence_digest, now) for row in rows]
+        sound = _sounder(connection, root, now) if rows else None
+        found = [_waiver(connection, sound(row), name, evidence_digest) for row in rows] if sound else []
     return waivers.load(root) + [one for one in found if one is not None]
 
 
-def _waiver(
-    connection: Connection, trusted: Any, row: Any, model: str, evidence_digest: str, now: Reading
-) -> Waiver | None:
-    known = _sound(connection, trusted, row, now)
+def _waiver(connection: Connection, known: Grant | None, model: str, evidence_digest: str) -> Waiver | None:
     if known is None or known.rule is None:
         return None
     holds = known.model == model if known.release == FOR_ALL else known.evidence_digest == evidence_digest
@@ -185,6 +195,7 @@ def break_glass(
             f"--expires is {hours:g} h; break-glass holds for more than 0 and at most {most} h ({approvers.FILE})"
         )
     who = vouching.speaker(root, actor, key, "break glass")
+    _own_word(rules, who, "break-glass")
     with reading(root) as connection:
         version = versions.resolve(connection, target, model)
     if wrong := store.problems(root, version):
@@ -246,9 +257,9 @@ def open_for(connection: Connection, root: Path, version: Version, now: Reading)
     """A break-glass for this version whose time is not over, and that was not used."""
     told = given.history(connection, version.model, (version.version,), ("stage_transition",))
     used = {event.payload.get("break_glass") for event in told}
-    trusted = vouching.trust(root)
+    sound = _sounder(connection, root, now)
     for row in given.grants_of(connection, version.model, "break_glass"):
-        known = _sound(connection, trusted, row, now)
+        known = sound(row)
         same = known and (known.version, known.evidence_digest) == (version.version, version.evidence_digest)
         if known and same and known.id not in used:
             return known
@@ -277,8 +288,17 @@ def _cover(finding: Finding, grant: Grant, owner: str, reason: str) -> Waiver:
 
 
 def _breakable(finding: Finding) -> bool:
-    asks_approval = "approvals" in finding.inputs and finding.inputs.keys() <= _OF_APPROVALS
-    return finding.severity == "waivable" or finding.rule == "evidence-approvals" or asks_approval
+    return finding.severity == "waivable" or _asks_approval(finding)
+
+
+def awaits_approval(finding: Finding) -> bool:
+    """Whether approvals alone are wanting, and nobody has said no."""
+    return _asks_approval(finding) and not finding.inputs.get("rejections")
+
+
+def _asks_approval(finding: Finding) -> bool:
+    only_approvals = "approvals" in finding.inputs and finding.inputs.keys() <= _OF_APPROVALS
+    return finding.rule == PEOPLE or only_approvals
 
 
 # --- what they have in common -----------------------------------------------------------------------------------------------
@@ -310,7 +330,13 @@ def _granted(
     return grant
 
 
-def _sound(connection: Connection, trusted: Any, row: Any, now: Reading) -> Grant | None:
+def _sounder(connection: Connection, root: Path, now: Reading) -> Callable[[Any], Grant | None]:
+    """What tells a grant that counts now, by the keys and the rules of now."""
+    trusted, rules = vouching.trust(root), Approvers.load(root)
+    return lambda row: _sound(connection, trusted, rules, row, now)
+
+
+def _sound(connection: Connection, trusted: Trust, rules: Approvers, row: Any, now: Reading) -> Grant | None:
     """A grant that is proved, open, and whose time is not over."""
     found: Grant | None = None
     with vouching.unreadable():
@@ -318,8 +344,11 @@ def _sound(connection: Connection, trusted: Any, row: Any, now: Reading) -> Gran
         signed = known.model_dump(mode="json")
         event, doubt = vouching.doubt_of_row(connection, row, signed, _TOLD_BY[known.kind], known.subject)
         doubt = doubt or vouching.doubt_of_signature(trusted, known.kind, signed, now)
+        owner = vouching.text_of(connection, known.owner) or ""
+        doubt = doubt or vouching.doubt_of_name(trusted, rules, known.via, owner)
+        most = rules.break_glass.most_hours if known.kind == "break_glass" else None
         early = now.at < clock.moment(known.at) - approvals.SKEW
         odd = row.kind != known.kind or row.state == "withdrawn" or given.payload_of(row.about) != signed
         if event is not None and not doubt and not early and not odd:
-            found = None if vouching.is_over(connection, signed, event.sequence, now) else known
+            found = None if vouching.is_over(connection, signed, event.sequence, now, most) else known
     return found

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from slipway.artifacts import Approval, Artifact, Finding, Json
+from slipway.governance.judge import PEOPLE
 from slipway.ledger import clock, given
 from slipway.ledger.chain import Event
 from slipway.ledger.clock import Reading
@@ -22,7 +23,8 @@ from slipway.registry.versions import Version
 
 PURPOSE = "approval"
 SKEW = timedelta(minutes=5)  # by which a clock may stand before the time that an approval bears
-_KINDS = ("approval_given", "approval_rejected", "approval_revoked", "approval_expired", "stage_transition")
+_USES = ("stage_transition", "model_promoted")  # what uses approvals up
+_KINDS = ("approval_given", "approval_rejected", "approval_revoked", "approval_expired", *_USES)
 _STARTED = ("release_started", "model_registered")  # who asked for it
 
 
@@ -119,7 +121,7 @@ class Panel:
             return None
         enough = not self.wanting and not self.rejections
         return Finding(
-            rule="evidence-approvals",
+            rule=PEOPLE,
             verdict="pass" if enough else "refuse",
             severity="block",
             expression="approvals are enough and nobody has said no",
@@ -127,23 +129,27 @@ class Panel:
             value=float(len(self.people)),
             bound=str(approvers.FILE),
             margin=None,
-            reason=self._reason(enough),
+            reason=self.reason,
             remedy="" if enough else self._remedy(),
             owner="slipway",
             waiver=None,
         )
 
-    def _reason(self, enough: bool) -> str:
+    @property
+    def reason(self) -> str:
+        """Who agreed, who did not, or what is wanting."""
         if self.rejections:
             return "; ".join(f"{one.by} has rejected it: {one.why} ({one.id[:8]})" for one in self.rejections)
         names = ", ".join(f"{one.by} (solo: asked for it too)" if one.solo else one.by for one in self.counted)
         left = "".join(f"; approval {id[:8]} does not count: it {why}" for id, why in self.not_counted)
-        return f"approved by {names or 'nobody'}" if enough else f"wanting: {', '.join(self.wanting)}{left}"
+        return f"approved by {names or 'nobody'}" if not self.wanting else f"wanting: {', '.join(self.wanting)}{left}"
 
     def _remedy(self) -> str:
         if self.rejections:
             return "Settle it with whoever said no (`slipway revoke ID`), or release another candidate."
-        return f"Have it approved (`slipway approve --for {self.act.rpartition('→')[2]}`)."
+        if self.act == approvers.REGISTER:
+            return "Have it approved (`slipway approve RELEASE --for register`), then `slipway run --again`."
+        return f"Have it approved (`slipway approve VERSION --for {self.act.rpartition('→')[2]} --reason …`)."
 
 
 # --- counting -----------------------------------------------------------------------------------------------------------
@@ -182,23 +188,30 @@ def _doubts(
 ) -> Iterator[str]:
     """Why an approval does not count, the plainest reason first."""
     signed = known.model_dump(mode="json")
-    event, doubt = vouching.doubt_of_row(connection, row, signed, "approval_given", known.version or known.release)
+    kind = "approval_given" if known.answer == "approve" else "approval_rejected"
+    event, doubt = vouching.doubt_of_row(connection, row, signed, kind, known.version or known.release)
     if doubt or event is None:
         yield doubt or "is told by no event"
         return
-    if given.payload_of(row.about) != signed or known.answer != "approve":
-        yield "is no approval as it was given"
+    if given.payload_of(row.about) != signed:
+        yield "is not as it was given"
+    if known.answer != "approve":
+        yield from _ended(known.id, row.state, told)
+        yield "is a rejection"
     if doubt := vouching.doubt_of_signature(trusted, PURPOSE, signed, now):
         yield doubt
     yield from _ended(known.id, row.state, told)
     yield from _bound(known, about, act)
-    if vouching.is_over(connection, signed, event.sequence, now):
-        yield f"expired at {known.expires[:19]}Z"
+    if vouching.is_over(connection, signed, event.sequence, now, rules.expiry_hours):
+        yield f"expired at {_end(known, rules)[:19]}Z"
     if now.at < clock.moment(known.at) - SKEW:
         yield f"was given at {known.at[:19]}Z, and the clock here says {now.text[:19]}Z: set it right"
-    if rules.signature and known.via == vouching.ACCOUNT:
-        yield f"is not signed with its giver's own key, which {approvers.FILE} asks for (`slipway approve --key FILE`)"
-    yield from _said_by(connection, rules, about, act, known)
+    yield from _said_by(connection, rules, trusted, about, act, known)
+
+
+def _end(known: Given, rules: Approvers) -> str:
+    """When its time is over, by the rules of now: they may have become stricter."""
+    return min(known.expires, clock.shown(clock.moment(known.at) + timedelta(hours=rules.expiry_hours)))
 
 
 def _ended(identifier: str, state: str, told: list[Event]) -> Iterator[str]:
@@ -207,9 +220,12 @@ def _ended(identifier: str, state: str, told: list[Event]) -> Iterator[str]:
     for event in told:
         if event.kind in words and event.payload.get("id") == identifier:
             yield f"{words[event.kind]} (event {event.sequence})"
-        used = event.payload.get("approvals") if event.kind == "stage_transition" else None
+        used = event.payload.get("approvals") if event.kind in _USES else None
         if isinstance(used, list) and identifier in used:
-            yield f"was used for {event.payload.get('from')}→{event.payload.get('to')} (event {event.sequence}), once is all"
+            step = (
+                f"{event.payload.get('from')}→{event.payload.get('to')}" if event.kind == _USES[0] else "its promotion"
+            )
+            yield f"was used for {step} (event {event.sequence}), once is all"
     if state != "valid":
         yield f"is {state}"
 
@@ -228,12 +244,16 @@ def _short(value: str | None) -> str:
     return "none" if value is None else value[:16] if len(value) == 64 else value
 
 
-def _said_by(connection: Connection, rules: Approvers, about: About, act: str, known: Given) -> Iterator[str]:
+def _said_by(
+    connection: Connection, rules: Approvers, trusted: Trust, about: About, act: str, known: Given
+) -> Iterator[str]:
     name = vouching.text_of(connection, known.by)
     if name is None:
         yield "has lost the name of who gave it (erased, or changed)"
     elif not given.text(connection, known.reason)[0]:
         yield "bears another reason than was signed"
+    elif doubt := vouching.doubt_of_name(trusted, rules, known.via, name):
+        yield doubt
     elif doubt := doubt_of_person(connection, rules, about, act, rules.person(name, _own_key(known)), known.via):
         yield f"is {name}'s: {doubt}"
 

@@ -6,8 +6,9 @@ signature, the event that told it, and an event before and after which both stil
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from slipway.ledger import chain, clock, given, sealed, signatures
 from slipway.ledger.chain import Event
 from slipway.ledger.clock import Reading
 from slipway.ledger.events import Actor
+from slipway.people import approvers
+from slipway.people.approvers import Approvers
 from slipway.registry import keys
 from slipway.registry.keys import Trust
 
@@ -70,7 +73,17 @@ def _by_key(root: Path, private: Path) -> Speaker:
         )
     if doubt := known.doubt(keys.now(), keys.now()):
         raise Refused(f"the key {fingerprint[:16]} {doubt}; `slipway keys new` makes another")
+    if Approvers.load(root).owner_of(fingerprint) is None:
+        raise Refused(f"the key {fingerprint[:16]} {_UNLISTED}; {listing(known.owner, fingerprint)}")
     return Speaker(known.owner, f"key:{fingerprint}", fingerprint, private)
+
+
+_UNLISTED = f"stands under nobody's name in {approvers.FILE}, so it speaks for nobody"
+
+
+def listing(owner: str, fingerprint: str) -> str:
+    """How a key becomes somebody's."""
+    return f"whoever answers for that file adds it to `people`, as in {owner}: {{keys: [{fingerprint[:16]}]}}"
 
 
 def trust(root: Path) -> Trust:
@@ -97,7 +110,7 @@ def doubt_of_signature(trust: Trust, purpose: str, about: Json, now: Reading) ->
     known = trust.keys.get(fingerprint)
     if via not in (ACCOUNT, f"key:{fingerprint}"):
         return f"says it was given through {sealed.cleaned(via)[:60]}, and the key is {fingerprint[:16]}"
-    wanted = "models" if via == ACCOUNT else "approvals"
+    wanted = "project" if via == ACCOUNT else "approvals"
     if known is not None and known.purpose != wanted:
         return f"is signed by the key {fingerprint[:16]}, which is trusted for {known.purpose} alone"
     if known is None:
@@ -107,6 +120,23 @@ def doubt_of_signature(trust: Trust, purpose: str, about: Json, now: Reading) ->
         return f"does not bear the signature of the key {fingerprint[:16]}"
     doubt = known.doubt(clock.moment(str(about["at"])).replace(microsecond=0), now.at)
     return f"is signed by the key {fingerprint[:16]}, which {doubt}" if doubt else None
+
+
+def doubt_of_name(trust: Trust, rules: Approvers, via: str, name: str) -> str | None:
+    """Why a word that is signed with a trusted key is not that of whom it names; None when it is.
+
+    A signature says which key, and the trust file whose that is. Names in a statement are the signer's to choose.
+    """
+    if via == ACCOUNT:
+        asked = f"is not signed with its giver's own key, which {approvers.FILE} asks for (`--key FILE`)"
+        return asked if rules.signature else None
+    fingerprint = via.removeprefix("key:")
+    owner = sealed.cleaned(trust.keys[fingerprint].owner)
+    if name != owner:
+        return f"bears the name {name}, and the key {fingerprint[:16]} is {owner}'s"
+    return (
+        f"is signed by the key {fingerprint[:16]}, which {_UNLISTED}" if rules.owner_of(fingerprint) is None else None
+    )
 
 
 def doubt_of_row(
@@ -121,19 +151,37 @@ def doubt_of_row(
     except chain.Broken as broken:
         return None, f"is told by no sound event ({broken})"
     if (event.kind, event.model, event.subject) != (kind, row.model, subject):
-        return None, f"is told by event {row.sequence}, a {event.kind} of {event.model} {event.subject}"
+        return None, f"is told by event {row.sequence}, which is {event.kind} of {event.model} {event.subject}"
     if event.payload.get("id") != row.id or event.payload.get("digest") != digest_of(about):
         return None, f"is not what event {row.sequence} tells"
     return event, None
 
 
-def is_over(connection: Connection, about: Json, sequence: int, now: Reading) -> bool:
-    """Whether its time has passed, by the wall clock or by the time that has credibly passed: either is enough."""
-    at = clock.moment(str(about["at"]))
-    if now.at >= clock.moment(str(about["expires"])):
+def check_chain(connection: Connection, model: str, subjects: Collection[str], name: str) -> None:
+    """Refused where an event was changed or taken out since a version's release began.
+
+    A no, a revocation and who asked for it say what they say by standing there: only the chain shows that one is gone.
+    """
+    try:
+        given.check_since(connection, model, subjects)
+    except chain.Broken as broken:
+        raise Refused(
+            f"nothing is decided about {name}: the ledger was changed behind its back ({broken}); "
+            f"`slipway audit verify` says where, then restore it"
+        ) from None
+
+
+def is_over(connection: Connection, about: Json, sequence: int, now: Reading, most_hours: int | None = None) -> bool:
+    """Whether its time has passed, by the wall clock or by the time that has credibly passed: either is enough.
+
+    `most_hours`: what the rules allow now, however long it was given for.
+    """
+    at, lifetime = clock.moment(str(about["at"])), int(about["lifetime_ms"])
+    lifetime = min(lifetime, most_hours * 3_600_000) if most_hours else lifetime
+    if now.at >= min(clock.moment(str(about["expires"])), at + timedelta(milliseconds=lifetime)):
         return True
     then = Reading(at, str(about["boot"]), int(about["ticks_ms"]))
-    return given.passed_ms(connection, then, sequence, now) >= int(about["lifetime_ms"])
+    return given.passed_ms(connection, then, sequence, now) >= lifetime
 
 
 def text_of(connection: Connection, held: Json) -> str | None:

@@ -13,6 +13,7 @@ from slipway import records
 from slipway.artifacts import Artifact, Decision, Estimate, Json, Observations, Scorecard
 from slipway.errors import SlipwayError, UsageError
 from slipway.ledger import catalog as queries
+from slipway.ledger import lifetimes
 from slipway.ledger import versions as numbers
 from slipway.ledger.catalog import Key, Row
 from slipway.ledger.chain import Event
@@ -71,7 +72,9 @@ def check_model(connection: Connection, model: str | None) -> None:
 
 
 def _entry(row: Row, marked: dict[Key, list[str]], decided: dict[Key, str], authors: dict[Key, str | None]) -> Entry:
-    decision = decided.get(row.key) or decided.get((row.model, row.release))
+    decision = decided.get((row.model, row.release)) or decided.get(
+        row.key
+    )  # as it was let in; later steps may be refused
     return Entry(row, tuple(marked.get(row.key, ())), decision, authors.get(row.key))
 
 
@@ -107,7 +110,7 @@ def marks(connection: Connection) -> dict[Key, list[str]]:
     for model, version in queries.newest_in(connection, "Staging").items():
         if model not in serving or serving[model].version != version:
             found.setdefault((model, version), []).append("candidate")
-    for key in queries.held(connection):
+    for key in lifetimes.all_held(connection):
         found.setdefault(key, []).append("held")
     return found
 
@@ -242,8 +245,13 @@ def _happening(event: Event, said: dict[str, str | None]) -> Happening:
 
 
 def history(connection: Connection, version: Version) -> list[Happening]:
-    """Everything that happened to a version and to the release that made it, in order."""
-    return happenings(connection, queries.history(connection, version.model, (version.version, version.release)))
+    """Everything that happened to a version and to the release that made it, in order; what took its place, too."""
+    own = queries.history(connection, version.model, (version.version, version.release))
+    after = (
+        one for one in queries.deployments(connection, version.model) if one.payload.get("previous") == version.version
+    )
+    found = {event.sequence: event for event in (*own, *after)}
+    return happenings(connection, [found[sequence] for sequence in sorted(found)])
 
 
 @dataclass(frozen=True)
@@ -287,12 +295,23 @@ def known(root: Path, database: Database, target: str, model: str | None = None)
         version = find(connection, target, model)
         marked = marks(connection).get((version.model, version.version), [])
         times, told = served(connection, version), history(connection, version)
-        given = queries.approvals_of(connection, version.model, version.release)
+        given = _opened(connection, queries.approvals_of(connection, version.model, version.release))
         children = queries.children(connection, version.model, version.version)
     return Known(
         version, marked, times, told, given, decision(root, version), scorecard(root, version), _rows(root, version.data_digest),
         children, list(missing(root, version)),
     )  # fmt: skip
+
+
+def _opened(connection: Connection, given: list[Json]) -> list[Json]:
+    """Approvals with the words that stand sealed in them; None where they were erased."""
+    held = {value["sealed"] for one in given for value in one.values() if isinstance(value, dict) and "sealed" in value}
+    said = queries.said(connection, held)
+
+    def word(value: Any) -> Any:
+        return said.get(value["sealed"]) if isinstance(value, dict) and "sealed" in value else value
+
+    return [{name: word(value) for name, value in one.items()} for one in given]
 
 
 def missing(root: Path, version: Version) -> Iterator[str]:

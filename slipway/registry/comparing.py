@@ -16,9 +16,15 @@ Better = Literal["higher", "lower", "either"]
 Part = Literal["metrics", "params", "data", "cost"]
 PARTS: tuple[Part, ...] = ("metrics", "params", "data", "cost")
 Value = float | int | str | bool | None
+_NAMED = 4  # versions that a warning names
 
 # Metrics of the test set: they compare only where it is the same one.
 _ON_TEST_ROWS = ("tuned.", "base.", "delta.", "slices.")
+# Differences: they compare only where they were taken from the same model.
+_FROM = {
+    "delta.champion.": "parent", "slices.": "parent",
+    "delta.base.": "base_digest", "safety.delta.": "base_digest", "benchmarks.delta.": "base_digest",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def compare(subjects: Sequence[Subject], parts: Iterable[Part] = PARTS) -> Sheet
     wanted = tuple(parts)
     warnings = list(_warnings(subjects)) if "metrics" in wanted else []
     makers: dict[Part, Callable[[], Iterable[Line]]] = {
-        "metrics": lambda: _metrics(subjects, not warnings),
+        "metrics": lambda: _metrics(subjects),
         "params": lambda: _params(subjects),
         "data": lambda: _data(subjects),
         "cost": lambda: _cost(subjects),
@@ -94,20 +100,31 @@ def compare(subjects: Sequence[Subject], parts: Iterable[Part] = PARTS) -> Sheet
 def _warnings(subjects: Sequence[Subject]) -> Iterator[str]:
     if len({subject.test for subject in subjects}) > 1:
         yield "not all of these were measured on the same test rows, so no score is marked as the best"
+    elif len({subject.about["parent"] for subject in subjects}) > 1 and _have(subjects, "parent"):
+        told = ", ".join(f"{one.version} from {one.about['parent'] or 'the base'}" for one in subjects[:_NAMED])
+        more = f" and {len(subjects) - _NAMED} more" if len(subjects) > _NAMED else ""
+        yield f"changes from the champion are from the champion of each one's day ({told}{more}), so none is marked as the best"
 
 
-def _metrics(subjects: Sequence[Subject], same_rows: bool) -> Iterator[Line]:
+def _have(subjects: Sequence[Subject], source: str) -> bool:
+    starts = tuple(start for start, known in _FROM.items() if known == source)
+    return any(name.startswith(starts) for subject in subjects for name in subject.about["metrics"])
+
+
+def _metrics(subjects: Sequence[Subject]) -> Iterator[Line]:
     names = dict.fromkeys(itertools.chain.from_iterable(subject.about["metrics"] for subject in subjects))
     for name in sorted(names, key=place_of):
         values = [subject.about["metrics"].get(name) for subject in subjects]
-        comparable = same_rows or not name.startswith(_ON_TEST_ROWS)
-        yield Line(
-            name,
-            values,
-            better(name),
-            _best(values, better(name)) if comparable else frozenset(),
-            _intervals(subjects, name),
-        )
+        best = _best(values, better(name)) if _comparable(subjects, name) else frozenset()
+        yield Line(name, values, better(name), best, _intervals(subjects, name))
+
+
+def _comparable(subjects: Sequence[Subject], name: str) -> bool:
+    """Whether a metric was measured on the same rows, and a difference against the same model."""
+    if name.startswith(_ON_TEST_ROWS) and len({subject.test for subject in subjects}) > 1:
+        return False
+    source = next((source for start, source in _FROM.items() if name.startswith(start)), None)
+    return source is None or len({subject.about[source] for subject in subjects}) == 1
 
 
 def place_of(name: str) -> tuple[int, str]:

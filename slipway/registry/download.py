@@ -68,6 +68,9 @@ def download(root: Path, version: Version, target: Path, base: bool = False) -> 
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{target} cannot be made ({error.strerror or error}); name a folder of yours") from None
+    try:
         for one in listed:
             _copy(one, partial / one.path)
         version.save(partial / Version.FILE)

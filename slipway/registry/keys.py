@@ -23,9 +23,10 @@ from slipway.errors import Refused, StageError, UsageError
 
 FOLDER, FILE = "keys", "trust.json"
 DAYS = 1095  # how long a key is believed, where nobody says otherwise
-Purpose = Literal[
-    "models", "approvals"
-]  # what a key is believed about: a person's yes vouches for no model, and the reverse
+MOST_DAYS = 36_500
+# What a key is believed about. `project`: what this project itself says (its models, what serves, where its ledger ends, and
+# which account spoke). `models`: another's models, nothing else. `approvals`: a person's yes, which vouches for no model.
+Purpose = Literal["project", "models", "approvals"]
 Moment = Annotated[AwareDatetime, Field(strict=False)]  # artifacts are strict, and JSON has no moments
 
 
@@ -41,6 +42,9 @@ class Key(Artifact):
     revoked: Moment | None = None
     reason: str | None = None  # why it was revoked
     purpose: Purpose = "models"
+
+    def vouches(self, what: Purpose) -> bool:
+        return self.purpose == what or (self.purpose, what) == ("project", "models")
 
     def doubt(self, signed: datetime, now: datetime) -> str | None:
         """Why a statement that it signed at one time is not believed at another; None when it is."""
@@ -109,7 +113,13 @@ def load(path: Path) -> Trust:
     for fingerprint, key in trust.keys.items():
         if (found := fingerprint_of(key.public.encode())) != fingerprint:
             raise StageError(f"{path} lists the key {found} as {fingerprint}; restore the file from a copy you trust")
-    return trust
+    return trust.model_copy(update={"keys": {name: _of_today(trust, name, key) for name, key in trust.keys.items()}})
+
+
+def _of_today(trust: Trust, fingerprint: str, key: Key) -> Key:
+    """A key of the project's own from before that was a purpose: only here is it known when a key was made."""
+    own = key.purpose == "models" and (key.made is not None or fingerprint == trust.signing)
+    return key.model_copy(update={"purpose": "project"}) if own else key
 
 
 def fingerprint_of(pem: bytes) -> str:
@@ -139,8 +149,8 @@ def _pem(public_key: "object") -> bytes:
 
 def signing_key(root: Path) -> tuple[str, Path]:
     """The fingerprint and the private key to sign with; the project's first is made here."""
-    if not _models(load(folder(root) / FILE)):
-        _change(root, lambda trust: trust if _models(trust) else _with_new_key(root, trust, DAYS))
+    if not _had_one(load(folder(root) / FILE)):
+        _change(root, lambda trust: trust if _had_one(trust) else _with_new_key(root, trust, DAYS))
     trust = load(folder(root) / FILE)
     if trust.signing is None:
         raise StageError("no key signs in this project since its last one was revoked; `slipway keys rotate` makes one")
@@ -149,8 +159,9 @@ def signing_key(root: Path) -> tuple[str, Path]:
     return trust.signing, _private(root, trust.signing)
 
 
-def _models(trust: Trust) -> list[Key]:
-    return [key for key in trust.keys.values() if key.purpose == "models"]
+def _had_one(trust: Trust) -> bool:
+    """Whether this project ever made a key of its own; another machine's is none."""
+    return bool(trust.signing) or any(key.purpose == "project" and key.made for key in trust.keys.values())
 
 
 def new(root: Path, owner: str, place: Path, days: int = DAYS) -> tuple[str, Path]:
@@ -159,16 +170,27 @@ def new(root: Path, owner: str, place: Path, days: int = DAYS) -> tuple[str, Pat
 
     if not owner.strip() or not owner.isprintable():
         raise UsageError("say whose key it is (--owner NAME), in visible characters: approvals will bear that name")
+    _check_days(days)
     private = ec.generate_private_key(ec.SECP256R1())
     pem = _pem(private.public_key())
     name = digest.of_bytes(pem)
-    place.mkdir(parents=True, exist_ok=True)
     file = place / f"slipway-{name[:16]}.pem"
-    _write_private(file, _private_pem(private))
     public = file.with_suffix(".pub")
-    atomic.write_bytes(public, pem)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        _write_private(file, _private_pem(private))
+        atomic.write_bytes(public, pem)
+    except OSError as error:
+        raise UsageError(
+            f"{place} takes no key ({error.strerror or error}); name a folder of yours (--folder)"
+        ) from None
     trust_key(root, public, owner.strip(), days, "approvals")
     return name, file
+
+
+def _check_days(days: int) -> None:
+    if not 1 <= days <= MOST_DAYS:
+        raise UsageError(f"a key cannot be believed for {days} days; give 1 to {MOST_DAYS}")
 
 
 def of_private(path: Path) -> str:
@@ -176,7 +198,8 @@ def of_private(path: Path) -> str:
     from cryptography.hazmat.primitives import serialization
 
     if not path.is_file():
-        raise UsageError(f"{path} does not exist; name the file that `slipway keys new` has made")
+        what = "is no file" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {what}; name the file that `slipway keys new` has made")
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise Refused(f"{path} may be read by others (mode {stat.S_IMODE(path.stat().st_mode):o}); `chmod 600` it")
     try:
@@ -188,8 +211,7 @@ def of_private(path: Path) -> str:
 
 def rotate(root: Path, days: int = DAYS) -> str:
     """Make a new signing key and retire the present one, whose statements stay good; the new fingerprint."""
-    if days < 1:
-        raise UsageError(f"a key cannot be believed for {days} days; give 1 or more")
+    _check_days(days)
     before = load(folder(root) / FILE).signing
     after = _change(root, lambda trust: _with_new_key(root, trust, days)).signing
     assert after is not None
@@ -217,20 +239,19 @@ def revoke(root: Path, fingerprint: str, reason: str) -> str:
 
 def trust_key(root: Path, public: Path, owner: str, days: int = DAYS, purpose: Purpose = "models") -> str:
     """Believe another's public key too; its fingerprint."""
-    if days < 1:
-        raise UsageError(f"a key cannot be believed for {days} days; give 1 or more")
+    _check_days(days)
     pem = public.read_bytes() if public.is_file() else b""
     name = fingerprint_of(pem)
 
     def trusting(trust: Trust) -> Trust:
-        if name in trust.keys:
+        known, begin = trust.keys.get(name), now()
+        wider = known and (known.purpose, purpose, known.state(begin)) == ("models", "project", "valid")
+        if known and not wider:
             raise UsageError(
                 f"the key {name[:16]} stands in the trust file already; `slipway keys list` shows its state"
             )
-        begin = now()
-        key = Key(
-            public=_normal(pem), owner=owner, created=begin, expires=begin + timedelta(days=days), purpose=purpose
-        )
+        end = begin + timedelta(days=days)
+        key = Key(public=_normal(pem), owner=owner, created=begin, expires=end, purpose=purpose)
         return trust.model_copy(update={"keys": {**trust.keys, name: key}})
 
     _change(root, trusting)
@@ -281,7 +302,7 @@ def _with_new_key(root: Path, trust: Trust, days: int) -> Trust:
         known[trust.signing] = known[trust.signing].model_copy(update={"retired": begin})
     owner = f"this project, {begin:%Y-%m-%d}"
     end = begin + timedelta(days=days)
-    known[name] = Key(public=pem.decode(), owner=owner, created=begin, made=begin, expires=end)
+    known[name] = Key(public=pem.decode(), owner=owner, created=begin, made=begin, expires=end, purpose="project")
     return trust.model_copy(update={"keys": known, "signing": name})
 
 

@@ -219,12 +219,17 @@ _PASSES = 3  # what is entered gets its number first, then what points at it
 
 def drift(root: Path, seconds: float = DEADLINE_SECONDS) -> list[Drift]:
     """What somebody changed in MLflow behind the ledger's back; changes nothing."""
+    return [_drift(model, step) for model, step in differences(root, seconds) if step.drift]
+
+
+def differences(root: Path, seconds: float = DEADLINE_SECONDS) -> list[tuple[str, Step]]:
+    """Model and step wherever MLflow does not say what the ledger says, drift or not; changes nothing."""
     with Database.of(root).read() as connection:
         every = [Wanted(connection, model) for model in rows.models(connection)]
     if not every:
         return []
     with Mlflow(root, seconds) as mlflow:
-        return [_drift(w.model, step) for w in every for step in steps(w, mlflow.look(w.model)) if step.drift]
+        return [(w.model, step) for w in every for step in steps(w, mlflow.look(w.model))]
 
 
 def reconcile(root: Path, model: str | None = None, seconds: float = DEADLINE_SECONDS) -> list[Drift]:

@@ -2,7 +2,7 @@
 
 semantic    from what changed against the newest version: base, tokenizer or template → major; data, method, shape or
             recipe → minor; seed, epochs, the same again → patch. Raising `version` in configs/model.yaml wins.
-timestamp   2026.11.21-1432, UTC
+timestamp   2026.11.21-1432, UTC; 2026.11.21-907 at seven past nine
 serial      1.0.0, 2.0.0, 3.0.0
 explicit    `version` of configs/model.yaml as it stands there; refused where another candidate has it
 
@@ -113,7 +113,7 @@ def _explicit(stated: str | None, known: Known) -> str:
 
 def _timestamp(known: Known, now: datetime) -> str:
     at = now.astimezone(UTC)
-    first = f"{at.year}.{at.month}.{at.day}-{at:%H%M}"
+    first = f"{at.year}.{at.month}.{at.day}-{at.hour * 100 + at.minute}"  # SemVer takes no leading zero
     count = iter(range(2, len(known.taken) + 3))
     return _free(first, known.taken, lambda _: f"{first}.{next(count)}")
 

@@ -35,7 +35,12 @@ def acting(root: Path) -> Iterator[Connection]:
         checkpoints.require(root, database)
         with database.write() as connection:
             yield connection
-        try:
-            checkpoints.write(root, database)
-        except SlipwayError as error:  # the act is done; the next one vouches for both
-            print(f"slipway: no checkpoint was written: {error}", file=sys.stderr)
+        vouch(root, database)
+
+
+def vouch(root: Path, database: Database) -> None:
+    """A checkpoint behind an act, which is done whatever becomes of this: the next one vouches for both."""
+    try:
+        checkpoints.write(root, database)
+    except SlipwayError as error:
+        print(f"slipway: no checkpoint was written: {error}", file=sys.stderr)

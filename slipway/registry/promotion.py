@@ -4,6 +4,7 @@ The change is also a signed statement that binds name, version, identity and gen
 ledger, and an older model that was validly signed in its day is not believed for today.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -13,16 +14,18 @@ from sqlalchemy import Connection
 from slipway import atomic, settings
 from slipway.artifacts import Artifact, Json
 from slipway.errors import Refused, SlipwayError, UsageError
-from slipway.ledger import champions, clock, events, leases, signatures
+from slipway.ledger import champions, clock, events, given, leases, lifetimes, past, signatures
 from slipway.ledger.champions import Champion
 from slipway.ledger.events import Actor
-from slipway.people import vouching
+from slipway.people import approvals, vouching
 from slipway.registry import keys, store, versions
 from slipway.registry.opening import acting, reading
 from slipway.registry.versions import Version
 
 FOLDER, PURPOSE = "promotions", "promotion"
 PROMOTED, ROLLED_BACK = "model_promoted", "rolled_back"
+# What the event has of the statement, so that it can be put together from there.
+_TOLD = ("version", "identity", "previous", "generation", "policy_digest", "at", "key", "signature")
 
 
 class Promotion(Artifact):
@@ -54,7 +57,8 @@ def promote(
 ) -> Champion:
     """Make a sound version in Production the champion, where the champion is still the one that was looked at.
 
-    A rollback may take an archived one: it is brought back to Production in the same transaction.
+    A rollback may take one that was there before (`rollback` has looked), wherever it stands now, archived or restored: it is
+    brought back to Production in the same transaction.
     """
     if not reason.strip():
         raise UsageError("say why (--reason): whoever looks into it later will read that")
@@ -66,7 +70,9 @@ def promote(
     _ready(root, found, kind)
     signer = vouching.Speaker("slipway", vouching.ACCOUNT, *keys.signing_key(root))
     with acting(root) as connection:
-        changed = _changed(root, connection, found, looked_at, signer, reason, actor, kind)
+        changed, said = _changed(root, connection, found, looked_at, signer, reason, actor, kind)
+    with contextlib.suppress(OSError):  # it serves by now, and the event says the same to whoever finds no file
+        atomic.write_json(path_of(root, model, changed.generation), said)
     if mirrored:
         mirror(root, model)
     return changed
@@ -84,8 +90,7 @@ def mirror(root: Path, model: str) -> str | None:
 
 
 def _ready(root: Path, version: Version, kind: str) -> None:
-    allowed = ("Production", "Archived") if kind == ROLLED_BACK else ("Production",)
-    if version.state == "present" and version.stage not in allowed:
+    if version.state == "present" and version.stage != "Production" and kind != ROLLED_BACK:
         step = "Staging" if version.stage == "None" else "Production"
         way = f"`slipway models stage {version.version} {step}` first"
         raise Refused(f"{version.name} is in {version.stage}, and only versions in Production serve; {way}")
@@ -102,26 +107,34 @@ def _changed(
     reason: str,
     actor: Actor | None,
     kind: str,
-) -> Champion:
-    """The row, its event and the signed statement, all or nothing; what has changed meanwhile is noticed here."""
+) -> tuple[Champion, Json]:
+    """The row, its event and the signed statement in it, all or nothing; what has changed meanwhile is noticed here."""
     lease = leases.acquire(connection, f"champion:{looked_at.model}")
     serving = champions.find(connection, looked_at.model)
     _unlost(looked_at, serving, generation)
     _unchanged(connection, looked_at, serving, kind)
-    if looked_at.stage == "Archived":
+    # A rollback asks nobody: it goes back to what people once agreed to, because what serves now is worse.
+    anew = approvals.carrying(connection, root, looked_at, clock.read()) if kind == PROMOTED else []
+    if looked_at.stage != "Production":
         _back_to_production(connection, looked_at, reason, actor)
-    said = _statement(looked_at, serving, generation + 1, signer, kind)
-    told: Json = {
-        name: said[name] for name in ("version", "identity", "previous", "generation", "key", "signature", "at")
-    }
-    told |= {"weights": {looked_at.version: 100}}
+    judged = looked_at.model_copy(update={"policy_digest": _judged_under(connection, looked_at)})
+    said = _statement(judged, serving, generation + 1, signer, kind)
+    told: Json = {name: said[name] for name in _TOLD} | {"weights": {looked_at.version: 100}}
+    told |= {"approvals": anew} if anew else {}
     event = events.append(connection, kind, looked_at.model, looked_at.version, told, actor, reason)
     changed = champions.change(
         connection, looked_at.model, looked_at.version, looked_at.identity, generation, event, lease
     )
     leases.release(connection, lease)
-    atomic.write_json(path_of(root, looked_at.model, generation + 1), said)
-    return changed
+    return changed, said
+
+
+def _judged_under(connection: Connection, version: Version) -> str:
+    """The policy of the decision that let it into Production; of its registration where none is on record."""
+    told = given.history(connection, version.model, (version.version,), ("stage_transition",))
+    decisions = [event.payload.get("decision") or {} for event in told if event.payload.get("to") == "Production"]
+    digests = [str(one["policy_digest"]) for one in decisions if "policy_digest" in one]
+    return digests[-1] if digests else version.policy_digest
 
 
 def _unlost(version: Version, serving: Champion | None, generation: int) -> None:
@@ -180,7 +193,7 @@ def verify_promotion(root: Path, model: str, at_least: int = 0) -> Promotion:
         version = versions.find(connection, model, serving.version) if serving else None
         if serving is None or version is None:
             raise UsageError(f"{model} has no champion yet; `slipway models promote` makes a version the champion")
-        said = _on_disk(root, model, serving.generation) or _told(connection, serving, version)
+        said = _on_disk(root, model, serving.generation) or _told(root, connection, serving, version)
     _believe(root, said, model, serving.generation)
     for name in ("version", "identity", "generation", "previous"):
         if getattr(said, name) != getattr(serving, name):
@@ -205,19 +218,34 @@ def _on_disk(root: Path, model: str, generation: int) -> Promotion | None:
         raise Refused(f"{error}") from None
 
 
-def _told(connection: Connection, serving: Champion, version: Version) -> Promotion:
+def _told(root: Path, connection: Connection, serving: Champion, version: Version) -> Promotion:
     """The statement as the event tells it, where this machine never had the file."""
-    event = next(events.read(connection, after=serving.sequence - 1, most=1), None)
+    with past.readable():
+        event = past.one(root, connection, serving.sequence)
     if event is None or event.kind not in (PROMOTED, ROLLED_BACK):
         raise Refused(f"no event tells why {version.name} serves; `slipway audit verify`, then promote again")
     said: Json = {"model": event.model, "kind": event.kind, "via": vouching.ACCOUNT}
     said |= {"evidence_digest": version.evidence_digest, "policy_digest": version.policy_digest}
-    for name in ("version", "identity", "generation", "previous", "at", "key", "signature"):
-        said[name] = event.payload.get(name)
+    said |= {name: event.payload[name] for name in _TOLD if name in event.payload}
     try:
         return Promotion.model_validate(said)
     except ValidationError:
         raise Refused(f"event {event.sequence} holds no signed promotion; promote again, or roll back") from None
+
+
+def kind_of(root: Path, connection: Connection, serving: Champion) -> str | None:
+    """Whether the champion came by a promotion or by a rollback; where its event is in an archive, its statement may say so."""
+    if kind := lifetimes.kind_of(connection, serving.sequence):
+        return kind
+    try:
+        if said := _on_disk(root, serving.model, serving.generation):
+            _believe(root, said, serving.model, serving.generation)
+            return said.kind
+    except Refused:  # then the archive has to
+        pass
+    with past.readable():
+        event = past.one(root, connection, serving.sequence)
+    return event.kind if event is not None else None
 
 
 def _believe(root: Path, said: Promotion, model: str, generation: int) -> None:
@@ -227,7 +255,7 @@ def _believe(root: Path, said: Promotion, model: str, generation: int) -> None:
         raise Refused(f"{name} speaks of {said.model}, generation {said.generation}; it belongs elsewhere")
     signed = said.model_dump(mode="json", exclude={"signature"})
     key = vouching.trust(root).keys.get(said.key)
-    if key is None or key.purpose != "models" or not signatures.is_of(key.public, PURPOSE, signed, said.signature):
+    if key is None or not key.vouches("project") or not signatures.is_of(key.public, PURPOSE, signed, said.signature):
         raise Refused(
             f"{name} bears no signature of a key that is trusted here ({said.key[:16]}); promote again, or roll back"
         )

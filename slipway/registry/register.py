@@ -8,11 +8,11 @@ from slipway.documents import bom, card, facts
 from slipway.errors import Refused, StageError, UsageError
 from slipway.governance import evidence
 from slipway.governance.evidence import Places
-from slipway.governance.judge import Evidence, judge
+from slipway.governance.judge import Evidence, heard, judge
 from slipway.governance.policy import Policy
 from slipway.governance.receipt import recheck
 from slipway.observing import observations
-from slipway.people import grants
+from slipway.people import entering, grants, waivers
 from slipway.registry import entry, keys, receipt, signing
 from slipway.registry.place import Place
 
@@ -68,6 +68,17 @@ def may_follow(root: Path, gate: Decision) -> bool:
     }
 
 
+def misnamed_waivers(root: Path, policy: Path) -> list[str]:
+    """The waivers of rules that the policy lacks: where the gate itself refuses, nothing else would say so."""
+    rules = Policy.load(policy)
+    known = {rule.id for rule in rules.rules} | {r.id for step in rules.transitions.values() for r in step.rules}
+    return [
+        f"the waiver of {waiver.rule} by {waiver.owner} did nothing: the policy has no such rule; correct {waivers.FILE}"
+        for waiver in waivers.load(root)
+        if waiver.rule not in known
+    ]
+
+
 def _judged(place: Place, folder: Path, gate: Decision, found: Evidence, version: str | None) -> Decision:
     seen = observations.gather(
         place,
@@ -78,7 +89,9 @@ def _judged(place: Place, folder: Path, gate: Decision, found: Evidence, version
         version=version,
     )
     seen.save(folder / receipt.OBSERVATIONS)
+    said = entering.said_of(place.root, str(seen.model.get("name") or place.root.name), place.release, gate)
     decision = judge(found, Policy.load(place.policy), digest.of_file(place.policy), "register", seen)
+    decision = heard(decision, said.finding)
     decision.save(folder / receipt.DECISION)
     if decision.verdict != "pass":
         (folder / signing.BUNDLE).unlink(missing_ok=True)

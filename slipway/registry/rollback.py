@@ -22,9 +22,9 @@ def rollback(
     """
     with Database.of(root).read() as connection:
         serving = _serving(connection, model)
-        target = _target(connection, serving, to)
+        target = _target(root, connection, serving, to)
         if target is not None and target.version != serving.version:
-            _may_serve_again(connection, target)
+            _may_serve_again(root, connection, target)
     if target is None or target.version == serving.version:
         return serving
     kind = promotion.ROLLED_BACK
@@ -41,7 +41,7 @@ def _serving(connection: Connection, model: str) -> Champion:
     return serving
 
 
-def _target(connection: Connection, serving: Champion, to: str | None) -> Version | None:
+def _target(root: Path, connection: Connection, serving: Champion, to: str | None) -> Version | None:
     """The version that is meant; None where a rollback without a target has been done already."""
     if to is not None and to != "previous":
         if to == "base":
@@ -50,7 +50,7 @@ def _target(connection: Connection, serving: Champion, to: str | None) -> Versio
                 f"evidence of its own; name a version with --to (`slipway models list`)"
             )
         return versions.resolve(connection, to, serving.model)
-    if to is None and _came_by_rollback(connection, serving):
+    if to is None and _came_by_rollback(root, connection, serving):
         return None
     if serving.previous is None:
         raise Refused(
@@ -60,17 +60,17 @@ def _target(connection: Connection, serving: Champion, to: str | None) -> Versio
     return versions.resolve(connection, serving.previous, serving.model)
 
 
-def _came_by_rollback(connection: Connection, serving: Champion) -> bool:
+def _came_by_rollback(root: Path, connection: Connection, serving: Champion) -> bool:
     """Then `previous` is what was rolled back from: a second start must not bring that back."""
-    return lifetimes.kind_of(connection, serving.sequence) == promotion.ROLLED_BACK
+    return promotion.kind_of(root, connection, serving) == promotion.ROLLED_BACK
 
 
-def _may_serve_again(connection: Connection, target: Version) -> None:
+def _may_serve_again(root: Path, connection: Connection, target: Version) -> None:
     if target.state == "deleted":
         raise Refused(
             f"{target.name} was deleted: only its row is left, so nothing can serve it; name another with --to"
         )
-    if not lifetimes.was_in_production(connection, target.model, target.version):
+    if not lifetimes.was_in_production(root, connection, target.model, target.version):
         raise Refused(
             f"{target.name} never was in Production, so it is no way back: nobody has approved it for customers; "
             f"`slipway models stage {target.version} Production` is the way forward"

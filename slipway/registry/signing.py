@@ -149,7 +149,7 @@ def signed_by(path: Path, bundle: Path, at: datetime, trust: keys.Trust, now: da
             f"{bundle} is signed by the key {fingerprint[:16]}, which nobody here trusts; "
             f"if it should be, `slipway keys trust FILE` with its public half"
         )
-    if key.purpose != "models":
+    if not key.vouches("models"):
         raise Refused(f"{bundle} is signed by the key {fingerprint[:16]}, which is trusted for {key.purpose} alone")
     if doubt := key.doubt(at, now):
         raise Refused(f"{bundle} is signed by the key {fingerprint[:16]}, which {doubt}; register the model again")

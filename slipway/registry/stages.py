@@ -17,7 +17,7 @@ from slipway import model as models
 from slipway.artifacts import Advisories, Decision, Json, Observations
 from slipway.errors import Refused, SlipwayError, UsageError
 from slipway.governance import backtest
-from slipway.governance.judge import Evidence, judge, verdict_of
+from slipway.governance.judge import Evidence, heard, judge
 from slipway.governance.policy import Policy
 from slipway.keeping import lifecycle, liveness
 from slipway.ledger import clock, events, given
@@ -204,14 +204,15 @@ def _judged(root: Path, connection: Connection, case: Case) -> tuple[Decision, O
     """The decision, on the approvals that count in this very transaction; what it uses up, where it is a pass."""
     from slipway.people import vouching
 
+    version = case.version
+    vouching.check_chain(connection, version.model, (version.release, version.version), version.name)
     approvals.sweep(connection, case.version.model, case.now)
     about = panel.About.of(case.version, case.policy_digest)
     said = panel.examine(connection, case.rules, vouching.trust(root), about, case.act, case.now)
     observed = case.observations.model_copy(update={"approvals": said.approvals})
-    decision = judge(case.evidence, case.policy, case.policy_digest, "register", observed, case.act)
-    if finding := said.finding:
-        findings = [*decision.findings, finding]
-        decision = decision.model_copy(update={"findings": findings, "verdict": verdict_of(findings)})
+    decision = heard(
+        judge(case.evidence, case.policy, case.policy_digest, "register", observed, case.act), said.finding
+    )
     if decision.verdict == "pass":
         return decision, observed, Used(said, None)
     glass = grants.open_for(connection, root, case.version, case.now) if case.to == "Production" else None
@@ -253,6 +254,8 @@ def _done(
 def _refused(connection: Connection, case: Case, decision: Decision, actor: Actor | None) -> None:
     """That it was asked for and refused is on record too."""
     told = _decided(case, decision)["decision"] | {"act": case.act, "version": case.version.version}
+    if case.to != "Archived" and all(grants.awaits_approval(finding) for finding in decision.against):
+        told["awaits_approval"] = True  # so that nobody archives or deletes it meanwhile
     events.append(connection, "decision_made", case.version.model, case.version.version, told, actor, now=case.now)
 
 

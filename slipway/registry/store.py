@@ -77,9 +77,21 @@ def described(found: Mapping[str, Path]) -> list[File]:
 @contextlib.contextmanager
 def alone(root: Path, model_name: str) -> Iterator[None]:
     """One process at a time brings in or takes away a model's versions on this machine; the kernel frees the dead."""
-    place = top(root) / model_name
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / ".lock").open("w") as lock:
+    with _locked(top(root) / model_name / ".lock"):
+        yield
+
+
+@contextlib.contextmanager
+def _bases_alone(root: Path) -> Iterator[None]:
+    """Models share bases: nobody takes one away that another is about to need. `alone` may be held, and is taken first."""
+    with _locked(top(root) / ".bases.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -88,17 +100,18 @@ def keep(
     root: Path, version: Version, adapter: Path, base: Path, receipt: Path, evidence: Mapping[str, Path] | None = None
 ) -> None:
     """Copy a version here, whole or not at all; again changes nothing. A half copy of a killed attempt goes first."""
-    _keep_base(root, version.base_digest, base)
-    place = folder(root, version.model, version.version)
-    if (known := _version_in(place)) is not None and known == version:
-        return
-    found = contents(adapter, receipt, evidence or {})
-    with _growing(place) as partial:
-        for file in version.files:
-            if file.path not in found:
-                raise StageError(f"{file.path} of {version.name} is not there any more; register it again")
-            _copied(found[file.path], partial / file.path, file)
-        version.save(partial / Version.FILE)
+    with _bases_alone(root):  # until version.json says that the base is needed
+        _keep_base(root, version.base_digest, base)
+        place = folder(root, version.model, version.version)
+        if (known := _version_in(place)) is not None and known == version:
+            return
+        found = contents(adapter, receipt, evidence or {})
+        with _growing(place) as partial:
+            for file in version.files:
+                if file.path not in found:
+                    raise StageError(f"{file.path} of {version.name} is not there any more; register it again")
+                _copied(found[file.path], partial / file.path, file)
+            version.save(partial / Version.FILE)
 
 
 def write(root: Path, version: Version, name: str, data: bytes) -> None:
@@ -252,8 +265,7 @@ def drop(root: Path, version: Version) -> int:
     """Take a version's bytes away, and its base's where no version needs it; how many bytes that freed."""
     place = folder(root, version.model, version.version)
     with alone(root, version.model):
-        freed = _removed(place)
-        return freed + (0 if _base_needed(root, version) else _removed(base_folder(root, version.base_digest)))
+        return _removed(place) + _base_removed(root, version)
 
 
 def cool(root: Path, version: Version) -> int:
@@ -261,8 +273,7 @@ def cool(root: Path, version: Version) -> int:
     place = folder(root, version.model, version.version)
     with alone(root, version.model):
         (place / Version.FILE).unlink(missing_ok=True)
-        freed = _removed(place / ADAPTER)
-        return freed + (0 if _base_needed(root, version) else _removed(base_folder(root, version.base_digest)))
+        return _removed(place / ADAPTER) + _base_removed(root, version)
 
 
 def warm(root: Path, version: Version, base: Mapping[str, str], fetch: Callable[[str, str, Path], None]) -> None:
@@ -294,6 +305,11 @@ def _fetched(place: Path, name: str, files: Mapping[str, str], fetch: Callable[[
 def discard(root: Path, version: Version) -> None:
     """Take away what was kept of a version that never reached the ledger. `alone` is held."""
     _removed(folder(root, version.model, version.version))
+
+
+def _base_removed(root: Path, version: Version) -> int:
+    with _bases_alone(root):
+        return 0 if _base_needed(root, version) else _removed(base_folder(root, version.base_digest))
 
 
 def _base_needed(root: Path, version: Version) -> bool:

@@ -51,7 +51,10 @@ def png(sheet: Sheet) -> bytes:
 def _panels(sheet: Sheet) -> list[Line]:
     """Metrics with a direction in which the versions differ, then what they cost."""
     found = [*sheet.parts.get("metrics", ()), *sheet.parts.get("cost", ())]
-    return [line for line in found if line.differs and line.better != "either"][:MOST_PANELS]
+    telling = [line for line in found if line.differs and line.better != "either"]
+    return ([line for line in telling if line.best] or telling)[
+        :MOST_PANELS
+    ]  # not what was measured against different models
 
 
 def _draw(axis: Any, line: Line, names: Sequence[str], named: bool) -> None:

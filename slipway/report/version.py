@@ -11,16 +11,8 @@ from slipway.report import columns, figures, words
 
 _STAGES = {"model_registered": "registered", "model_promoted": "promoted", "rolled_back": "rolled back to"}
 _TOLD = (
-    "from",
-    "to",
-    "verdict",
-    "act",
-    "previous",
-    "generation",
-    "expires",
-    "outcome",
-    "rule",
-)  # of an event, in this order
+    "from", "to", "verdict", "act", "version", "previous", "generation", "expires", "outcome", "rule",
+)  # of an event, in this order  # fmt: skip
 _SHOWN_PARAMS = 14
 
 
@@ -160,6 +152,8 @@ def _history(found: Sequence[Happening]) -> list[list[str]]:
 def _told(one: Happening) -> str:
     if one.kind == "stage_transition":
         return f"{one.payload.get('from')} → {one.payload.get('to')}"
+    if one.kind == "stage_finished":
+        return f"{one.payload.get('stage')} {one.payload.get('status')}"
     told = ", ".join(f"{name} {one.payload[name]}" for name in _TOLD if one.payload.get(name) is not None)
     return plain(told)[:60]
 

@@ -16,7 +16,7 @@ import stub_project
 
 KILLS = int(os.environ.get("SLIPWAY_KILLS", "200"))
 SEED = int(os.environ.get("SLIPWAY_SEED", "7"))
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
+pytestmark = pytest.mark.chaos
 
 
 def digests(project: Path) -> str:

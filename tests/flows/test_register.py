@@ -41,9 +41,13 @@ def test_its_refusal_is_the_releases_outcome(stub: Path, prefect_url: str) -> No
 
 def test_nothing_is_registered_that_the_gate_refused(stub: Path, prefect_url: str) -> None:
     stub_project.fault(stub, "gate", "refuse")
+    (stub / "configs" / "waivers.yaml").write_text(
+        "waivers:\n  - {rule: smal-data, owner: Ada, reason: Misspelt., expires: 2030-01-01}\n"
+    )
     code, record, said = run(stub, prefect_url)
     assert code == 3, said
     assert status(record, "register") == "not run" and not receipts(stub)
+    assert "the waiver of smal-data by Ada did nothing: the policy has no such rule" in " ".join(record["warnings"])
 
 
 def test_killed_in_the_middle_it_leaves_nothing_and_the_next_start_does_it(stub: Path, prefect_url: str) -> None:

@@ -1,10 +1,14 @@
 """Sinks: at least once, in order, nothing lost while one is away. Against a real HTTP stand-in of the bulk API that misbehaves."""
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,9 @@ import pytest
 from made_ledger import Story
 
 from slipway.errors import UsageError
-from slipway.ledger import audit, cursors, events, sinks, wire
+from slipway.ledger import audit, checkpoints, clock, cursors, events, retention, sinks, tables, wire
 from slipway.ledger.chain import canonical
+from slipway.ledger.clock import Reading
 from slipway.ledger.database import Database
 from slipway.ledger.sinks import Delivered
 
@@ -156,7 +161,9 @@ def deliver(story: Story, seconds: float = 10) -> Delivered:
 def held(index: Index, story: Story) -> bool:
     """Whether the index holds each event, once and whole."""
     with story.database.read() as connection:
-        wanted = {f"{sinks.INDEX}/{event.sequence}": wire.values(event) for event in events.read(connection)}
+        wanted = {
+            f"{sinks.INDEX}/{event.sequence}-{event.hash[:12]}": wire.values(event) for event in events.read(connection)
+        }
     found = {
         name: {key: document[key] for key in wire.FIELDS}
         | {key: json.loads(document[key]) for key in ("actor", "payload")}
@@ -172,7 +179,7 @@ def test_every_event_is_told_once(tmp_path: Path, address: str, index: Index) ->
     assert deliver(story).sent == 0
     story.tell(1)
     assert deliver(story).sent == 10 and held(index, story)
-    document = index.documents[f"{sinks.INDEX}/8"]
+    document = next(one for one in index.documents.values() if one["sequence"] == 8)
     assert document["@timestamp"] == document["at"] and document["version"] == "1.1.0"
     assert "Ada Lovelace" not in canonical(index.documents), "what people are called stays in the ledger"
     assert audit.verify(story.root, mirrors=False).problems == []
@@ -296,3 +303,92 @@ def test_a_sink_that_was_told_more_than_the_ledger_has_betrays_a_cut(tmp_path: P
         "file:told.jsonl was told of events up to 20" in one.what
         for one in audit.verify(story.root, mirrors=False).problems
     )
+
+
+# --- after the ledger changed under it --------------------------------------------------------------------------------------
+
+
+def restored(story: Story) -> None:
+    """Ten events were told that the ledger has lost since; ten others bear their numbers now."""
+    story.tell(2)
+    backup = story.root / "backup.db"
+    with (
+        closing(sqlite3.connect(story.root / ".slipway" / "ledger.db")) as here,
+        closing(sqlite3.connect(backup)) as there,
+    ):
+        here.backup(there)
+    story.tell(1)
+    assert deliver(story).pending == 0
+    story.database.close()
+    for path in (story.root / ".slipway").glob("ledger.db*"):
+        path.unlink()
+    backup.rename(story.root / ".slipway" / "ledger.db")
+    story.database = Database.of(story.root)
+    checkpoints.accept(story.root, "the disk died")
+    story.tell(1)
+
+
+def test_after_an_accepted_restore_a_file_is_told_what_happened_since(tmp_path: Path) -> None:
+    story = story_of(tmp_path, "file:told.jsonl")
+    restored(story)
+    assert deliver(story).error is None and deliver(story).pending == 0
+    with story.database.read() as connection:
+        wanted = [event.hash for event in events.read(connection)]
+    told = [wire.parsed(line).hash for line in (story.root / "told.jsonl").read_text().splitlines()]
+    assert set(wanted) < set(told) and len(told) == len(set(told)) == len(wanted) + 10
+
+
+def test_after_an_accepted_restore_an_index_is_told_what_happened_since(
+    tmp_path: Path, address: str, index: Index
+) -> None:
+    story = story_of(tmp_path, address)
+    restored(story)
+    assert deliver(story).error is None
+    with story.database.read() as connection:
+        wanted = {event.hash for event in events.read(connection)}
+    assert wanted < {document["hash"] for document in index.documents.values()}
+
+
+def test_case_H3_a_sink_that_was_away_is_told_of_archived_events_too(tmp_path: Path, monkeypatch: Any) -> None:
+    story, now = story_of(tmp_path, "file:told.jsonl"), clock.read()
+    monkeypatch.setattr(sinks, "BATCH", 7)
+    for days in (500, 1):
+        story.now = Reading(now.at - timedelta(days=days), "boot", (600 - days) * 86_400_000)
+        story.tell(1)
+    kept = retention.retain(story.root, now=Reading(now.at, "boot", 600 * 86_400_000))
+    assert kept is not None and kept.last == 10
+    (place := story.root / ".slipway" / "audit" / "archive" / kept.uri).rename(tmp_path / "away")
+    found = deliver(story)
+    assert found.error is not None and "is gone" in found.error and found.pending == 21
+    (tmp_path / "away").rename(place)
+    assert deliver(story).error is None and lines(story) == list(range(1, 22))
+
+
+def test_an_event_that_was_edited_is_told_to_nobody(tmp_path: Path) -> None:
+    story = story_of(tmp_path, "file:told.jsonl")
+    story.tell(1)
+    for payload in ("{", '{"version":"6.6.6"}'):
+        with story.database.write() as connection:
+            made_ledger.unguarded(connection, True)
+            connection.execute(tables.events.update().where(tables.events.c.sequence == 8).values(payload=payload))
+            made_ledger.guard(connection, True)
+        found = deliver(story)
+        assert found.error is not None and "event 8: " in found.error and "audit verify" in found.error
+
+
+def _deliver_thrice(root: Path) -> None:
+    for _ in range(3):
+        sinks.deliver(root)
+
+
+def test_four_processes_at_once_leave_no_line_twice_in_a_file(tmp_path: Path) -> None:
+    story = story_of(tmp_path, "file:told.jsonl")
+    story.vouch = 0
+    story.tell(60)
+    story.database.close()
+    workers = [get_context("spawn").Process(target=_deliver_thrice, args=(story.root,)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert lines(story) == list(range(1, 601))

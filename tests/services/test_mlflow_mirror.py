@@ -253,6 +253,13 @@ def test_a_promotion_is_no_drift_and_a_tombstone_goes(made: Made) -> None:
 # --- MLflow away --------------------------------------------------------------------------------------------------------
 
 
+def _mirrors(process: psutil.Process) -> bool:
+    try:
+        return "slipway.registry.mirroring" in process.cmdline()
+    except psutil.Error:  # it has ended, whatever it was
+        return False
+
+
 def test_case_B2_a_server_that_accepts_and_never_answers_is_given_up(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +275,16 @@ def test_case_B2_a_server_that_accepts_and_never_answers_is_given_up(
         ):
             mirror.reconcile(made.root, MODEL, seconds=20)
         assert time.monotonic() - begin < 25 and held, "it was reached, and left"
-    assert not [p for p in psutil.Process().children(recursive=True) if "slipway.registry.mirroring" in p.cmdline()]
+    assert not [one for one in psutil.Process().children(recursive=True) if _mirrors(one)]
+
+
+def test_an_address_exported_for_other_work_is_not_asked(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    version = entered(made)[0]
+    assert reconciled(made) == []
+    assert made.find(version).mlflow_version == "1" and not (tmp_path / "other.db").exists()
 
 
 def test_a_server_that_is_away_is_caught_up_with(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

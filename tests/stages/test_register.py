@@ -26,8 +26,10 @@ from slipway.errors import Refused, StageError, Transient, UsageError
 from slipway.governance import receipt as receipts
 from slipway.ledger import events, operations
 from slipway.ledger.database import Database
+from slipway.ledger.events import Actor
 from slipway.observing import lock, observations, servability
-from slipway.people import waivers
+from slipway.people import approvals, waivers
+from slipway.people.entering import said_of
 from slipway.registry import entry, keys, learned, mirror, receipt, signing, store, versions
 from slipway.registry.place import Place
 from slipway.registry.versions import Version
@@ -602,3 +604,66 @@ def test_an_hour_has_a_price_where_one_is_configured(entering: Workspace, monkey
             events.append(connection, "stage_finished", "support-desk", RELEASE, told)
     version = enter(entering)
     assert version.seconds == {"finetune": 100.0, "evaluate": 50.0} and version.cost == pytest.approx(0.3)
+
+
+# --- what people say of its entering ----------------------------------------------------------------------------------
+
+
+def asked(workspace: Workspace, quorum: int | None = 1, release: str = RELEASE, by: str = "ada") -> None:
+    """The rules for entering, and who asked for a release that is kept as a flow keeps it."""
+    path = workspace.root / "configs" / "policies" / "approvals.yaml"
+    transitions = {"register": {"approvals": quorum, "roles": {}}} if quorum else {}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"transitions": transitions}))
+    workspace.keep()
+    with Database.of(workspace.root).write() as connection:
+        events.append(
+            connection, "release_started", "support-desk", release, {"release": release}, Actor(by, "os-user")
+        )
+    workspace.record(release)
+
+
+def say(workspace: Workspace, answer: Any, by: str, release: str = RELEASE) -> None:
+    approvals.give(workspace.root, release, answer, "read it", "register", actor=Actor(by, "os-user"))
+
+
+def test_case_F3_what_needs_approvals_to_enter_does_not_without(workspace: Workspace) -> None:
+    asked(workspace, 2)
+    say(workspace, "approve", "bob")
+    decision = workspace.register()
+    assert decision.verdict == "refuse" and blamed(decision) == {"evidence-approvals"}
+    assert "wanting: 1 more approval" in decision.findings[-1].reason
+    assert workspace.register() == decision
+    listed = approvals.listed(workspace.root, None)
+    assert [(one["by"], one["act"], one["state"]) for one in listed] == [("bob", "register", "counts")]
+    assert approvals.listed(workspace.root, RELEASE) == listed
+
+
+def test_case_F3_what_somebody_rejected_does_not_enter_though_nobody_must_approve_it(workspace: Workspace) -> None:
+    asked(workspace, None)
+    say(workspace, "reject", "carol")
+    decision = workspace.register()
+    assert decision.verdict == "refuse" and "carol has rejected it: read it" in decision.findings[-1].reason
+
+
+def test_what_enough_people_approved_enters_and_can_be_judged_again(workspace: Workspace) -> None:
+    asked(workspace)
+    say(workspace, "approve", "bob")
+    decision = workspace.register()
+    assert (decision.verdict, decision.findings[-1].rule) == ("pass", "evidence-approvals")
+    assert [one.by for one in workspace.seen.approvals] == ["bob"]
+    assert receipts.recheck(workspace.root, workspace.kept / "decision.json", workspace.policy) == decision
+    assert workspace.register() == decision
+
+
+def test_case_F2_a_yes_to_anothers_release_is_none_to_ones_own(workspace: Workspace) -> None:
+    """Bob approves ada's release, then brings the same evidence himself; carol's yes carries over, his does not."""
+    again = "20260102-000000-abcdef"
+    asked(workspace)
+    say(workspace, "approve", "bob")
+    asked(workspace, release=again, by="bob")
+    gate = Decision.load(workspace.path("decision"))
+    own = said_of(workspace.root, "support-desk", again, gate)
+    assert own.counted == [] and own.wanting == ["1 more approval"]
+    say(workspace, "approve", "carol")
+    assert said_of(workspace.root, "support-desk", again, gate).people == ["carol"]
+    assert said_of(workspace.root, "support-desk", RELEASE, gate).people == ["bob", "carol"]

@@ -71,7 +71,7 @@ def give(made: Made, actor: Actor | None = BOB, **more: Any) -> Given:
 
 
 def key_of(made: Made, owner: str) -> Path:
-    return keys.new(made.root, owner, made.root / "people" / owner)[1]
+    return made.key(owner)[1]
 
 
 # --- giving ---------------------------------------------------------------------------------------------------------------
@@ -343,6 +343,13 @@ def test_a_revoked_one_is_void_whatever_the_table_says(made: Made) -> None:
     assert "was revoked (event" in why(made)
     with pytest.raises(UsageError, match="say why"):
         approvals.revoke(made.root, "1.0.0", "", actor=CAROL)
+
+
+def test_a_no_that_was_taken_back_says_so(small: Made) -> None:
+    known = approvals.give(small.root, "1.0.0", "reject", "it swears", actor=CAROL)
+    approvals.revoke(small.root, known.id, "it was another model", actor=CAROL)
+    ((identifier, reason),) = said(small).not_counted
+    assert identifier == known.id and "was revoked (event" in reason
 
 
 def test_a_no_that_somebody_wrote_into_is_still_one(small: Made) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import made_ledger
@@ -10,6 +11,8 @@ from conftest import slipway as typed
 from made_ledger import Story
 
 from slipway import cli
+from slipway.ledger import clock, retention
+from slipway.ledger.clock import Reading
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
 
@@ -134,6 +137,10 @@ def test_erase(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
         (["erase", "Nobody", "--reason", "x"], "no event has this text"),
         (["export", "no/such/folder/out.jsonl"], "name another file"),
         (["accept"], "--reason"),
+        (["show", "--last", "0"], "--last is 0"),
+        (["show", "--last", "-3"], "--last is -3"),
+        (["show", "--since", "9999-12-31T23:59:59-14:00"], "is no time"),
+        (["export", "."], "is a folder; name a file"),
     ],
 )
 def test_a_mistake_is_one_line(story: Story, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
@@ -159,3 +166,62 @@ def test_a_database_that_is_none_is_a_problem_and_no_traceback(
     (root / ".slipway" / "ledger.db").write_bytes(os.urandom(9000))
     code, _, err = slipway(capsys, "verify", "--ledger-only")
     assert code == 3 and "cannot be trusted" in err
+
+
+def test_what_went_to_the_archive_is_shown_and_exported(
+    tmp_path: Path, ledger: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIPWAY_LEDGER_URL", ledger.url)
+    root, now = made_ledger.project(tmp_path / "aged"), clock.read()
+    monkeypatch.chdir(root)
+    story = Story(root, ledger, vouch=0)
+    for days in (500, 400, 1):
+        story.now = Reading(now.at - timedelta(days=days), "boot", (600 - days) * 86_400_000)
+        story.tell(1)
+    kept = retention.retain(root, now=Reading(now.at, "boot", 600 * 86_400_000))
+    assert kept is not None and kept.last == 20
+
+    def shown(*words: str) -> list[int]:
+        code, out, _ = slipway(capsys, "show", "--json", *words)
+        assert code == 0
+        return [event["sequence"] for event in json.loads(out)]
+
+    assert shown() == list(range(1, 32)) and shown("--last", "13") == list(range(19, 32))
+    assert shown("--kind", "model_promoted") == [8, 18, 28] and shown("--actor", "Bob") == [5, 15, 25]
+    assert shown("--release", "r000002") == [11, 12, 13, 15, 20]
+    ago = {days: f"{now.at - timedelta(days=days):%Y-%m-%d}" for days in (450, 350)}
+    assert shown("--until", ago[450]) == list(range(1, 11)) and shown("--since", ago[350]) == list(range(21, 32))
+    for words, count in (((), 31), (("--since", ago[450]), 21), (("--since", ago[350]), 11)):
+        code, out, _ = slipway(capsys, "export", "out.jsonl", *words)
+        assert code == 0 and out.startswith(f"{count} events"), words
+        assert slipway(capsys, "verify", "--file", "out.jsonl")[0] == 0
+    (root / ".slipway" / "audit" / "archive" / kept.uri).unlink()
+    assert shown("--since", ago[350]) == list(range(21, 32)), "no archive is asked for what it cannot hold"
+    code, _, err = slipway(capsys, "export", "out.jsonl")
+    assert code == 1 and "is gone" in err and len(err.splitlines()) == 1
+
+
+def test_an_event_that_cannot_be_read_is_one_line(
+    story: Story, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with story.database.write() as connection:
+        made_ledger.unguarded(connection, story.database.is_sqlite)
+        connection.exec_driver_sql("UPDATE events SET payload = '{' WHERE sequence = 9")
+        made_ledger.guard(connection, story.database.is_sqlite)
+    for words in (["show"], ["export", "out.jsonl"]):
+        code, out, err = slipway(capsys, *words)
+        assert (code, out, len(err.splitlines())) == (3, "", 1) and "event 9" in err and "audit verify" in err
+    assert not Path("out.jsonl").exists()
+    monkeypatch.setenv("SLIPWAY_AUDIT_SINKS", "file:told.jsonl")
+    code, out, err = slipway(capsys, "deliver")
+    assert (code, err) == (75, "") and "event 9" in out
+
+
+def test_whoever_reads_a_frozen_ledger_hears_it(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    with story.database.write() as connection:
+        made_ledger.unguarded(connection, story.database.is_sqlite)
+        made_ledger.cut(connection, 15)
+        made_ledger.guard(connection, story.database.is_sqlite)
+    for words in (["show"], ["export", "out.jsonl"]):
+        code, _, err = slipway(capsys, *words)
+        assert code == 0 and "note: the ledger is frozen: event 20 stood in it" in err

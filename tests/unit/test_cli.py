@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import stub_project
+from pace import slowness
 
 from slipway import params
 from slipway.cli import app
@@ -34,6 +35,7 @@ def python(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.alone
 def test_help_comes_at_once() -> None:
     """Processor time: what the clock on the wall says depends on whoever else uses this machine."""
 
@@ -43,7 +45,7 @@ def test_help_comes_at_once() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(5)) < 0.3
+    assert min(seconds() for _ in range(5)) < 0.3 * slowness()
 
 
 def test_no_command_module_imports_anything_heavy() -> None:

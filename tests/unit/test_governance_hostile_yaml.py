@@ -47,6 +47,7 @@ print(json.dumps({"said": said, "seconds": time.monotonic() - start, "bytes": us
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("reader", ["policy", "params", "section"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_case_E10_hostile_yaml_is_refused_quickly_in_little_memory(tmp_path: Path, attack: str, reader: str) -> None:

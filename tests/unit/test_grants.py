@@ -93,7 +93,7 @@ def test_only_waivable_rules_that_exist_can_be_waived(small: Made) -> None:
         grants.waive(small.root, "1.0.0", "signed", "please", day(1), actor=BOB)
     with pytest.raises(UsageError, match="no rule 'latancy'; there are latency"):
         grants.waive(small.root, "1.0.0", "latancy", "please", day(1), actor=BOB)
-    for expires in ("soon", "2020-01-01", "2026-13-01", ""):
+    for expires in ("soon", "2020-01-01", "2026-13-01", "", "9999-12-31"):
         with pytest.raises(UsageError, match="--expires"):
             grants.waive(small.root, "1.0.0", "latency", "please", expires, actor=BOB)
     with pytest.raises(UsageError, match="say why"):
@@ -185,6 +185,36 @@ def test_case_F1_nor_one_that_was_invented_with_its_event(small: Made, kind: str
         given.add_grant(connection, kind, about, event.sequence)
     with pytest.raises(stages.NotAllowed, match="latency"):
         to_production(small)
+
+
+def test_case_F1_where_signatures_are_asked_for_an_account_answers_for_nothing(small: Made) -> None:
+    grants.waive(small.root, "1.0.0", "latency", "soon better", day(2), actor=BOB)
+    grants.break_glass(small.root, "1.0.0", "fire", 2, actor=BOB)
+    small.approvers(signature=True)
+    assert rules(small) == []
+    with small.database.read() as connection:
+        assert (
+            grants.open_for(connection, small.root, versions.resolve(connection, "1.0.0", None), clock.read()) is None
+        )
+    with pytest.raises(Refused, match="a waiver must be signed with your own key here"):
+        grants.waive(small.root, "1.0.0", "latency", "soon better", day(2), actor=BOB)
+    with pytest.raises(Refused, match="a break-glass must be signed with your own key here"):
+        grants.break_glass(small.root, "1.0.0", "fire", 2, actor=BOB)
+    _, private = small.key("bob")
+    grants.waive(small.root, "1.0.0", "latency", "soon better", day(2), key=private)
+    grants.break_glass(small.root, "1.0.0", "fire", 2, key=private)
+    assert rules(small) == ["latency"]
+
+
+def test_a_waiver_is_for_the_release_that_was_named(small: Made) -> None:
+    small.version("1.1.0")
+    for target, said in (("", "an empty word names no release"), ("2", "2 releases begin with 2: ")):
+        with pytest.raises(UsageError, match=said):
+            grants.waive(small.root, target, "latency", "soon better", day(2), actor=BOB)
+    grants.waive(small.root, "20260101-000000-000002", "latency", "soon better", day(2), actor=BOB)
+    assert rules(small) == []
+    with pytest.raises(UsageError, match="an empty word"):
+        approvals.give(small.root, "", "approve", "fine", "register", actor=BOB)
 
 
 # --- break-glass --------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from conftest import slipway
 
 from slipway.artifacts import Manifest
-from slipway.ledger import events
+from slipway.ledger import events, sealed
 from slipway.ledger.database import Database
 from slipway.registry import keys, signing
 
@@ -86,14 +86,21 @@ def test_keys_from_the_first_to_the_revoked(project: Path, capsys: pytest.Captur
         (["revoke", "00", "--reason", "x"], "no key '00'"),
         (["revoke", "", "--reason", "x"], "''"),
         (["rotate", "--days", "0"], "0 days"),
+        (["rotate", "--days", "99999999999"], "99999999999 days"),
+        (["new", "--owner", "x", "--folder", "people", "--days", "99999999"], "99999999 days"),
+        (["new", "--owner", "x", "--folder", "dvc.yaml"], "dvc.yaml takes no key (File exists)"),
+        (["new", "--owner", "x", "--folder", "/proc/nope"], "/proc/nope takes no key"),
         (["trust", "nothing.pem"], "not a public key"),
         (["trust"], "name a file"),
+        (["trust", "nothing.pem", "--for-approvals", "--for-project"], "not both"),
         (["trust", "--identity", "me"], "name a file"),
     ],
 )
 def test_a_mistake_is_one_line(project: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    before = sorted(path for path in project.rglob("*") if path.suffix in (".pem", ".pub", ".json"))
     code, _, err = slipway(capsys, "keys", *words)
     assert (code, len(err.splitlines())) == (2, 1) and said in err
+    assert sorted(path for path in project.rglob("*") if path.suffix in (".pem", ".pub", ".json")) == before
 
 
 def test_an_identity_of_sigstores_can_be_trusted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +109,24 @@ def test_an_identity_of_sigstores_can_be_trusted(project: Path, capsys: pytest.C
     assert slipway(capsys, *words)[0] == 0
     trust = keys.load(keys.folder(project) / keys.FILE)
     assert [(one.name, one.issuer) for one in trust.identities] == [("ci@example.org", "https://issuer.example.org")]
+
+
+def test_case_H6_an_address_that_is_trusted_stands_sealed_in_the_chain(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("keys", "trust", "--identity", "ada@example.org", "--issuer", "https://issuer.example.org")
+    assert slipway(capsys, *words)[0] == 0
+    with Database.of(project).read() as connection:
+        (told,) = events.read(connection, kind="key_changed")
+        assert "ada@example.org" in sealed.texts(connection).values()
+    assert "ada@example.org" not in told.model_dump_json() and told.payload["issuer"] == "https://issuer.example.org"
+
+
+def test_a_key_that_could_not_be_believed_leaves_no_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for days in ("0", "1000000000"):
+        code, _, err = slipway(capsys, "keys", "new", "--owner", "Bob", "--folder", "people", "--days", days)
+        assert code == 2 and f"for {days} days" in err and len(err.splitlines()) == 1
+    assert not (project / "people").exists()
 
 
 def test_listing_keys_loads_nothing_heavy(project: Path) -> None:
@@ -122,13 +147,19 @@ def test_a_persons_key_is_made_trusted_for_approvals_and_told(
     assert code == 0 and Path(made["private"]).stat().st_mode & 0o777 == 0o600
     known = keys.load(keys.folder(project) / keys.FILE).keys[made["key"]]
     assert (known.owner, known.purpose) == ("Grace", "approvals")
+    code, out, _ = slipway(capsys, "keys", "new", "--owner", "Ada", "--folder", "people")
+    assert code == 0 and "It counts once it stands in configs/policies/approvals.yaml" in out
     assert slipway(capsys, "models", "verify", "export")[0] == 0  # the project's own key is still the one that signs
     code, out, _ = slipway(capsys, "keys", "list")
     assert code == 0 and "signs approvals" in out and "signs here" in out
     assert slipway(capsys, "keys", "revoke", made["key"][:16], "--reason", "lost")[0] == 0
     with Database.of(project).read() as connection:
         told = [event.payload for event in events.read(connection, kind="key_changed")]
-    assert [(one["change"], one["purpose"]) for one in told] == [("new", "approvals"), ("revoked", "approvals")]
+    assert [(one["change"], one["purpose"]) for one in told] == [
+        ("new", "approvals"),
+        ("new", "approvals"),
+        ("revoked", "approvals"),
+    ]
     code, _, err = slipway(capsys, "keys", "new", "--owner", " ", "--folder", "people")
     assert code == 2 and "say whose key it is" in err
     code, _, err = slipway(capsys, "keys", "trust", "people/x.pub", "--for-approvals")
@@ -139,4 +170,4 @@ def test_a_first_key_of_a_person_does_not_keep_the_project_from_making_its_own(t
     shutil.copytree(ROOT / "configs" / "env", tmp_path / "configs" / "env")
     keys.new(tmp_path, "Grace", tmp_path / "people")
     fingerprint, _ = keys.signing_key(tmp_path)
-    assert keys.load(keys.folder(tmp_path) / keys.FILE).keys[fingerprint].purpose == "models"
+    assert keys.load(keys.folder(tmp_path) / keys.FILE).keys[fingerprint].purpose == "project"

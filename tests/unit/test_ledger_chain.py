@@ -500,3 +500,8 @@ def test_case_C11_time_is_utc_in_any_time_zone(ledger: Database, monkeypatch: py
     local = datetime.fromisoformat("2026-10-25T02:30:00+02:00")  # the hour that comes twice
     assert clock.shown(local) == "2026-10-25T00:30:00.000000Z"
     assert clock.moment(clock.shown(local)) == local
+    early = datetime(900, 1, 1, tzinfo=UTC)
+    assert (
+        clock.shown(early) == "0900-01-01T00:00:00.000000Z" < clock.shown(local)
+        and clock.moment(clock.shown(early)) == early
+    )

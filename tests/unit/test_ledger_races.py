@@ -4,6 +4,7 @@ import os
 import random
 import signal
 from collections import defaultdict
+from datetime import timedelta
 from typing import Any
 
 import ledger_workers as workers
@@ -130,6 +131,20 @@ def test_case_C12_neither_a_process_number_nor_a_host_makes_an_owner(ledger: Dat
             leases.beat(connection, one)
         leases.release(connection, one)  # changes nothing
         leases.held(connection, other)
+
+
+def test_case_C10_a_lease_of_a_machine_whose_clock_was_far_ahead_waits_for_nobody(ledger: Database) -> None:
+    here = clock.read()
+    with ledger.write() as connection:
+        for days, waits in ((10 / 86_400, True), (400, False)):  # ten seconds are what clocks differ by
+            one = leases.acquire(connection, f"m{days}", 15, Reading(here.at + timedelta(days=days), "another host", 5))
+            if waits:
+                with pytest.raises(Transient, match="is held by another run"):
+                    leases.acquire(connection, one.name, 15, here)
+                continue
+            assert leases.acquire(connection, one.name, 15, here).token == one.token + 1
+            with pytest.raises(Transient, match="was lost"):
+                leases.beat(connection, one)
 
 
 def test_eight_processes_make_the_tables_at_once(sqlite_url: str, postgres: Postgres) -> None:

@@ -146,9 +146,11 @@ PROTECTED = {
     "traffic": {"weights": {"1.1.0": 0.01}},
     "a candidate": {"candidates": frozenset(["1.1.0"])},
     "an approval": {"awaiting": frozenset(["1.1.0"])},
+    "an approval that was asked for": {"asked": {"1.1.0": ago(29.9)}},
     "a legal hold": {"held": frozenset(["1.1.0"])},
-    "the rollback window": {"champion": "1.2.0", "previous": "1.1.0", "changed": ago(13.9)},
-    "a rollback window of unknown age": {"champion": "1.2.0", "previous": "1.1.0", "changed": None},
+    "the rollback window": {"champion": "1.2.0", "previous": "1.1.0", "left": {"1.1.0": ago(13.9)}},
+    "a rollback window of unknown age": {"champion": "1.2.0", "previous": "1.1.0"},
+    "the window of the champion before last": {"champion": "1.2.0", "previous": "1.3.0", "left": {"1.1.0": ago(13.9)}},
 }
 
 
@@ -161,7 +163,7 @@ def test_what_is_live_is_never_touched_however_old(why: str, stage: str) -> None
 
 
 def test_the_previous_champion_may_be_archived_after_its_window_and_is_never_deleted() -> None:
-    gone = {"champion": "1.2.0", "previous": "1.1.0", "changed": ago(3_000)}
+    gone = {"champion": "1.2.0", "previous": "1.1.0", "left": {"1.1.0": ago(3_000)}}
     assert actions(facts(kept(1, "Production", 3_000), **gone)) == {"1.1.0": "archive"}
     assert actions(facts(kept(1, "Archived", 3_000), **gone)) == {}
 
@@ -189,7 +191,7 @@ def worlds(draw: st.DrawFn) -> Facts:
     return Facts(
         model="m", versions=versions, now=NOW, champion=champion,
         previous=draw(st.none() | st.sampled_from(names)) if champion else None,
-        changed=draw(st.none() | st.floats(0, 100).map(ago)),
+        left=draw(st.dictionaries(st.sampled_from(names), st.floats(0, 100).map(ago), max_size=4)),
         weights=draw(st.dictionaries(st.sampled_from(names), st.floats(0, 100), max_size=3)),
         candidates=draw(some), awaiting=draw(some), held=draw(some),
         base_bytes={"x": 10**9, "y": 5}, bases_elsewhere=draw(st.frozensets(st.sampled_from("xyz"))),
@@ -205,9 +207,9 @@ def test_no_plan_ever_touches_what_is_live_nor_goes_beyond_the_policy(found: Fac
     touched = {step.version for step in steps}
     assert not touched & ({found.champion} | found.candidates | found.awaiting | found.held)
     assert not touched & {version for version, percent in found.weights.items() if percent > 0}
-    if found.previous in touched:
-        assert found.changed is not None
-        assert lifecycle.passed(found.changed, found.now) >= timedelta(days=POLICY.rollback_days)
+    assert found.previous not in touched or found.previous in found.left
+    for version in touched & found.left.keys():
+        assert lifecycle.passed(found.left[version], found.now) >= timedelta(days=POLICY.rollback_days)
     limits = {"None": 30, "Staging": 30, "Production": 90}
     above = []
     for step in steps:

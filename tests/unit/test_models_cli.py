@@ -17,8 +17,10 @@ import pytest
 from sqlalchemy import update
 
 from slipway import cli, digest
-from slipway.ledger import tables
+from slipway.ledger import releases, tables
 from slipway.ledger.chain import canonical
+from slipway.ledger.events import Actor
+from slipway.people import approvals
 from slipway.registry import catalog, comparing, download, learned, mirror, store, versions
 
 SECRET = "the words of a file outside"
@@ -193,6 +195,24 @@ def test_show_says_what_is_missing_from_the_store(made: made_versions.Made) -> N
         assert "adapter/adapter_model.safetensors is missing" in run("show", "1.1.0").out
     finally:
         kept.rename(path)
+
+
+def test_show_tells_who_approved_which_stage_ran_and_what_took_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = made_versions.project(tmp_path / "a project")
+    monkeypatch.chdir(made.root)
+    first, second = made.version(), made.version("1.1.0")
+    releases.stage_finished(made.database, first.model, first.release, {"stage": "fetch", "status": "ran"})
+    approvals.give(made.root, "1.0.0", "approve", "Read the report.", actor=Actor("bob", "os-user"))
+    made.serve(first)
+    made.serve(second)
+    told = run("show", "1.0.0").out
+    (approval,) = run("show", "1.0.0", "--json").json["approvals"]
+    assert approval["by"] == "bob" and "bob" in told.split("Approvals")[1].split("Files")[0] and "sealed" not in told, (
+        told
+    )
+    assert "fetch ran" in told and "version 1.1.0, previous 1.0.0" in told, told
 
 
 # --- compare -------------------------------------------------------------------------------------------------------------
@@ -393,7 +413,9 @@ def test_an_index_that_is_lost_makes_the_answer_incomplete(made: made_versions.M
         assert answer.code == 1 and "1.0.0" in answer.out and "1.2.0" in answer.err and "incomplete" in answer.err
         found = run("lineage", "0" * 16, "--json")
         assert found.code == 1 and not found.json["complete"] and len(found.json["unknown"]) == 1
-        assert run("verify", "1.2.0").code == 0 and "erasure" in run("verify", "1.2.0").err
+        damaged = run("verify", "1.2.0")
+        assert damaged.code == 0 and "erasure" in damaged.err and "digests kept" not in damaged.out
+        assert "digests kept for erasure requests, sound" in run("verify", "1.1.0").out
     finally:
         kept.rename(place)
 

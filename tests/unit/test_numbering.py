@@ -78,7 +78,17 @@ def test_timestamps_are_utc_and_unique() -> None:
     there = NOON.astimezone(timezone(timedelta(hours=-9)))
     assert number(strategy="timestamp", taken=("2026.11.21-1432",), now=there) == "2026.11.21-1432.2"
     assert number(strategy="timestamp", taken=("2026.11.21-1432", "2026.11.21-1432.2")) == "2026.11.21-1432.3"
-    assert number(strategy="timestamp", now=datetime(2026, 1, 5, 9, 3, tzinfo=UTC)) == "2026.1.5-0903"
+    assert number(strategy="timestamp", now=datetime(2026, 1, 5, 9, 3, tzinfo=UTC)) == "2026.1.5-903"
+
+
+@pytest.mark.parametrize("minutes", [0, 5, 9 * 60 + 7, 10 * 60, 23 * 60 + 59])
+def test_a_timestamp_is_a_semantic_version_at_any_minute_and_later_ones_are_higher(minutes: int) -> None:
+    """By the grammar of semver.org, which takes no leading zero in a number."""
+    plain = r"(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
+    now = datetime(2026, 1, 5, minutes // 60, minutes % 60, tzinfo=UTC)
+    made = [number(strategy="timestamp", now=at) for at in (now, now + timedelta(minutes=1))]
+    assert all(re.fullmatch(rf"(?:(?:0|[1-9]\d*)\.){{2}}(?:0|[1-9]\d*)-{plain}(?:\.{plain})*", one) for one in made)
+    assert numbering.highest(made) == made[1]
 
 
 def test_serials_count() -> None:

@@ -10,7 +10,7 @@ import pytest
 import stub_project
 from made_versions import Made
 
-from slipway import digest, pins
+from slipway import digest, pins, settings, workspace
 from slipway.artifacts import ChampionPin
 from slipway.errors import StageError
 from slipway.registry import store
@@ -44,6 +44,22 @@ def test_the_champion_is_pinned_with_its_own_answers(made: Made) -> None:
     rows = pyarrow.parquet.read_table(table)
     assert set(rows["model"].to_pylist()) == {"tuned"} and len(rows) >= 100
     assert pins.refresh(made.root, made.root) == [], "the same champion is the same pin"
+
+
+def test_a_release_in_a_worktree_is_compared_with_the_champion_that_serves(made: Made) -> None:
+    version = made.version()
+    made.serve(version)
+    (made.root / ".gitignore").write_text(".slipway\n.scratch\n")
+    stub_project.git(made.root, "init", "-q", "-b", "main")
+    stub_project.git(made.root, "add", "-A")
+    stub_project.git(made.root, "commit", "-q", "-m", "A project whose pin still names the base")
+    with workspace.worktree(made.root, "20260101-000000-abcdef", "HEAD") as place:
+        assert settings.state_folder(place) == settings.state_folder(made.root)
+        assert settings.project_folder(place) == made.root
+        assert ChampionPin.FILE in pins.refresh(made.root, place)
+        pin = ChampionPin.load(place / ChampionPin.FILE)
+        assert (pin.kind, pin.version) == ("version", version.version)
+        assert (place / "pins" / "champion.parquet").is_file() and not (place / ".slipway").exists()
 
 
 def test_a_new_champion_alone_is_no_reason_to_run(made: Made) -> None:

@@ -18,6 +18,7 @@ from slipway.errors import Refused, SlipwayError, StageError, UsageError
 from slipway.keeping import retiring
 from slipway.ledger import audit, champions, events, leases, tables
 from slipway.registry import keys, promotion, signing, store, versions
+from slipway.registry.rollback import rollback
 from slipway.registry.versions import Version
 
 MODEL = "support-desk"
@@ -121,6 +122,59 @@ def test_a_rollback_brings_an_archived_version_back_in_the_same_transaction(made
     assert promotion.verify_promotion(made.root, MODEL).kind == "rolled_back"
 
 
+def test_the_statement_bears_the_policy_that_judged_the_step_to_production(small: Made) -> None:
+    """The event has it too, for a machine without the file; a rollback bears the one that judged it last."""
+    found = version_of(small, "1.0.0")
+    with small.database.write() as connection:
+        told = {"version": "1.0.0", "from": "Staging", "to": "Production", "decision": {"policy_digest": "7" * 64}}
+        events.append(connection, "stage_transition", MODEL, "1.0.0", told, ADA)
+    promote(small, "1.0.0")
+    said = promotion.verify_promotion(small.root, MODEL)
+    assert said.policy_digest == "7" * 64 != found.policy_digest and said.evidence_digest == found.evidence_digest
+    path(small, 1).unlink()
+    assert promotion.verify_promotion(small.root, MODEL) == said
+    promote(small, "1.1.0")
+    assert promotion.verify_promotion(small.root, MODEL).policy_digest == version_of(small, "1.1.0").policy_digest
+    small.stage(found, "Archived")
+    promote(small, "1.0.0", kind="rolled_back")
+    assert promotion.verify_promotion(small.root, MODEL).policy_digest == "7" * 64
+
+
+@pytest.mark.parametrize("stage", ["None", "Staging"])
+def test_a_restored_version_serves_again_by_a_rollback(small: Made, stage: str) -> None:
+    """Restored, it stands where it is judged again; going back is another matter, as for an archived one."""
+    promote(small, "1.0.0")
+    promote(small, "1.1.0")
+    small.stage(version_of(small, "1.0.0"), stage)
+    with pytest.raises(Refused, match="only versions in Production serve"):
+        promote(small, "1.0.0")
+    rollback(small.root, MODEL, "1.0.0", "wrong answers", ADA, mirrored=False)
+    assert (serving(small).version, version_of(small, "1.0.0").stage) == ("1.0.0", "Production")
+    assert small.kinds()[-2:] == ["stage_transition", "rolled_back"]
+    assert audit.verify(small.root, mirrors=False).problems == []
+
+
+def test_no_statement_is_left_of_a_promotion_that_never_was(small: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine's promotion of that generation would not be believed here."""
+    promote(small, "1.0.0")
+
+    def away(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(leases, "release", away)  # the last word to the ledger before it is asked to commit
+        promote(small, "1.1.0")
+    assert serving(small).generation == 1 and not path(small, 2).exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion.atomic, "write_json", full)
+        promote(small, "1.1.0")  # it serves: a file that cannot be written changes nothing of that
+    assert promotion.verify_promotion(small.root, MODEL).generation == 2 and not path(small, 2).exists()
+
+
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 # --- races ------------------------------------------------------------------------------------------------------------------
 
 
@@ -172,11 +226,12 @@ def test_case_C3_five_hundred_races_of_eight(nine: Made) -> None:
 
 
 @pytest.mark.parametrize("first", ["delete", "promote"])
-def test_case_C5_a_promotion_and_a_delete_never_leave_a_dangling_champion(
+def test_case_C5_a_change_of_champion_and_a_delete_never_leave_a_dangling_one(
     made: Made, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other act falls between looking and writing, where it hurts most."""
+    """The other act falls between looking and writing, where it hurts most; only a rollback takes what may be deleted."""
     promote(made, "1.0.0")
+    made.stage(version_of(made, "1.1.0"), "Archived")
     if first == "delete":
         ready = promotion._ready
 
@@ -186,9 +241,9 @@ def test_case_C5_a_promotion_and_a_delete_never_leave_a_dangling_champion(
 
         monkeypatch.setattr(promotion, "_ready", then_deleted)
         with pytest.raises(Refused, match="is deleted by now"):
-            promote(made, "1.1.0")
+            promote(made, "1.1.0", kind="rolled_back")
     else:
-        promote(made, "1.1.0")
+        promote(made, "1.1.0", kind="rolled_back")
         with pytest.raises(Refused, match="is the champion, so it is not deleted"):
             retiring.delete(made.root, MODEL, "1.1.0", "not wanted", ADA)
     found = serving(made)

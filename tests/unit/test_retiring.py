@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import made_versions
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_versions import MODEL, Made
+from made_versions import BOB, MODEL, Made
 from object_storage import BUCKET, keys_in
 from sqlalchemy import text
 
 from slipway.errors import Refused, SlipwayError, StageError, Transient, UsageError
-from slipway.keeping import lifecycle, liveness, retiring
-from slipway.ledger import audit, checkpoints, clock, events, operations
+from slipway.keeping import lifecycle, liveness, retiring, storage
+from slipway.keeping.archiving import Here
+from slipway.keeping.leased import leased
+from slipway.ledger import audit, checkpoints, clock, events, lifetimes, operations, retention
 from slipway.ledger.clock import Reading
 from slipway.ledger.database import Database
 from slipway.ledger.events import Actor
-from slipway.registry import store
+from slipway.people import approvals
+from slipway.registry import stages, store
 from slipway.registry.versions import Version
 
 ADA = Actor("ada", "os-user")
@@ -33,6 +37,16 @@ DAY_MS = 86_400_000
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     monkeypatch.delenv("SLIPWAY_ARCHIVE_URL", raising=False)
     return made_versions.project(tmp_path / "a project")
+
+
+@pytest.fixture
+def both(tmp_path: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
+    """The same project, its ledger on each of the two databases."""
+    monkeypatch.delenv("SLIPWAY_ARCHIVE_URL", raising=False)
+    monkeypatch.setenv("SLIPWAY_LEDGER_URL", ledger_url)
+    project = made_versions.project(tmp_path / "a project")
+    yield project
+    project.database.close()
 
 
 @pytest.fixture
@@ -181,19 +195,75 @@ def test_the_next_release_finishes_what_was_cut_short(made: Made, away: Any, mon
     assert release._recovered(made.root) == []
 
 
-def test_a_predecessor_leaves_production_by_the_rules_of_the_gate_policy(made: Made) -> None:
-    first, second = made.version(), made.version(whole=False)
-    made.serve(first)
-    made.serve(second)
-    policy = made.root / lifecycle.FILE
-    policy.write_text(policy.read_text().replace("rollback_days: 14", "rollback_days: 1"))
-    third = made.version(whole=False)
-    made.serve(third)  # the first is no longer the previous one
+def test_a_predecessor_leaves_production_by_the_rules_of_the_gate_policy(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = made.version(), made.version(whole=False), made.version(whole=False)
+    for version in (first, second, third):
+        made.serve(version)
+    later(monkeypatch, 14.1)
+    with pytest.raises(
+        Refused, match=r"is in Production, so it is not deleted; `slipway models archive 1\.0\.0` first"
+    ):
+        delete(made, first)
     with pytest.raises(Refused, match="reason"):
         retiring.archive(made.root, MODEL, first.version, "x", ADA)
     assert made.find(first).stage == "Production"
-    retiring.archive(made.root, MODEL, first.version, "replaced by a better one", ADA)
-    assert made.find(first).stage == "Archived"
+    said = retiring.archive(made.root, MODEL, first.version, "replaced by a better one", ADA).said
+    assert made.find(first).stage == "Archived" and "its bytes stay on this disk" in said
+    assert made.kinds()[-2:] == ["stage_transition", "model_archived"]
+    assert "archived already" in archive(made, first).said and made.kinds().count("model_archived") == 1
+    delete(made, first)
+    sound(made)
+
+
+def test_what_served_in_the_last_days_is_kept_for_a_rollback_however_many_came_after(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rollback the previous champion is the bad one; the way further back is what served before."""
+    first, second, bad = (made.version(whole=False) for _ in range(3))
+    for version in (first, second, bad, second):
+        made.serve(version)
+    for version in (first, bad):
+        made.stage(version, "Archived")
+        for act in (archive, delete):
+            with pytest.raises(Refused, match=r"rollback returns to, for 14 days more"):
+                act(made, version)
+    later(monkeypatch, 14.1)
+    delete(made, first)
+    with pytest.raises(Refused, match=r"is what a rollback returns to"):
+        delete(made, bad)
+
+
+def test_what_came_to_serve_before_the_oldest_event_that_is_left_is_kept_for_a_rollback_too(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made.version(whole=False)
+    made.serve(first)
+    later(monkeypatch, 400)
+    second, third = made.version(whole=False), made.version(whole=False)
+    retention.retain(made.root)
+    assert "model_promoted" not in made.kinds()
+    for version in (second, third):
+        made.serve(version)
+    with pytest.raises(Refused, match=r"rollback returns to, for 14 days more"):
+        archive(made, first)
+    later(monkeypatch, 300)
+    made.version(whole=False)
+    later(monkeypatch, 100)
+    retention.retain(made.root)
+    assert "model_promoted" not in made.kinds()
+    assert {first.version, second.version} <= due(made).keys(), "no window stays open for ever"
+
+
+def test_that_a_version_was_archived_is_told_once_whoever_changed_its_stage(made: Made) -> None:
+    """By `models stage`, or by an archive that was killed between the two."""
+    version = made.version(whole=False)
+    made.stage(version, "Archived")
+    assert "its bytes stay on this disk" in archive(made, version).said
+    assert "archived already" in archive(made, version).said and made.kinds().count("model_archived") == 1
+    restore(made, version)
+    assert "its bytes stay on this disk" in archive(made, version).said and made.kinds().count("model_archived") == 2
     sound(made)
 
 
@@ -226,6 +296,55 @@ def test_a_deleted_version_goes_from_the_archive_too(made: Made, away: Any) -> N
     restore(made, second)  # with the base they shared
     assert store.problems(made.root, made.find(second)) == []
     sound(made)
+
+
+def test_a_base_that_another_model_is_just_archiving_stays_in_the_archive(
+    made: Made, away: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is the model's; a base may be shared by several. The delete falls between the base's copy and its event."""
+    first, second = made.version(whole=False), made.version(whole=False)
+    archive(made, first)
+    put, refused = storage.Archive.put, []
+
+    def then_deleted(self: Any, name: str, *rest: Any) -> None:
+        put(self, name, *rest)
+        if name.startswith(store.BASES) and not refused:
+            with leased(made.database, "lifecycle:another") as lease:
+                here = Here(made.root, made.database, lease, ADA, retiring.load_policy(made.root))
+                try:
+                    refused.append(retiring._delete(here, MODEL, first.version, "of no use"))
+                except SlipwayError as error:
+                    refused.append(error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Archive, "put", then_deleted)
+        archive(made, second)
+    assert isinstance(refused[0], Transient) and "held by another run" in str(refused[0])
+    assert retiring.recover(made.root, MODEL, ADA)  # the delete was begun
+    assert not [name for name in keys_in(away) if "/1.0.0/" in name]
+    restore(made, second)
+    assert store.problems(made.root, made.find(second)) == [] and keys_in(away) == {}
+    sound(made)
+
+
+def test_a_base_that_a_registration_has_just_found_here_is_not_taken_away(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another model's delete falls between the base's copy and version.json, which says that it is needed."""
+    first = made.version(whole=False)
+    copied, others = store._keep_base, []
+
+    def then_dropped(root: Path, wanted: str, base: Path) -> None:
+        copied(root, wanted, base)
+        others.append(threading.Thread(target=store.drop, args=(root, first)))
+        others[0].start()
+        others[0].join(0.5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_keep_base", then_dropped)
+        second = made.version(whole=False)
+    others[0].join(30)
+    assert base_lies(made, second) and store.problems(made.root, second) == []
 
 
 def test_case_C6_what_serves_served_or_may_serve_is_not_deleted(made: Made) -> None:
@@ -271,6 +390,25 @@ def test_a_legal_hold_keeps_a_version_until_it_is_taken_away(made: Made) -> None
     delete(made, version)
     assert made.kinds().count("model_held") == made.kinds().count("model_unheld") == 1
     sound(made)
+
+
+@pytest.mark.parametrize("kept", ["row", "event"])
+def test_a_legal_hold_stands_by_its_event_and_by_its_row(both: Made, kept: str) -> None:
+    """One that was taken from the table by hand, or written into it, keeps a version just as well."""
+    version = both.version(whole=False)
+    if kept == "event":
+        retiring.hold(both.root, MODEL, version.version, "asked by the court", ADA)
+    statement = "DELETE FROM holds" if kept == "event" else f"INSERT INTO holds VALUES ('{MODEL}', '1.0.0', 1)"
+    with both.database.write() as connection:
+        connection.execute(text(statement))
+    assert "already" in retiring.hold(both.root, MODEL, version.version, "again", ADA).said
+    for act in (archive, delete):
+        with pytest.raises(Refused, match="legal hold"):
+            act(both, version)
+    assert audit.verify(both.root, mirrors=False).problems
+    retiring.unhold(both.root, MODEL, version.version, "the court is done", ADA)
+    sound(both)
+    delete(both, version)
 
 
 def test_a_version_that_does_not_exist_is_a_usage_error(made: Made) -> None:
@@ -442,6 +580,56 @@ def test_awaiting_an_approval_protects(made: Made, monkeypatch: pytest.MonkeyPat
     with made.database.write() as connection:
         rows.set_approval(connection, "n", "expired")
     assert due(made) == {version.version: "archive"}
+
+
+@pytest.fixture
+def asked(made: Made) -> tuple[Made, Version]:
+    """A version that only approvals keep from production, and a newer candidate."""
+    version, newer = made.version(), made.version(whole=False)
+    for one in (version, newer):
+        made.stage(one, "Staging")
+    tags = ["approved", "performance_validated"]
+    with pytest.raises(stages.NotAllowed):
+        stages.transition(made.root, MODEL, version.version, "Production", tags, "better", ADA)
+    return made, version
+
+
+def test_a_version_that_was_asked_for_waits_for_its_approval(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, version = asked
+    for act in (archive, delete):
+        with pytest.raises(Refused, match=r"waits for an approval"):
+            act(made, version)
+    later(monkeypatch, 29.9)
+    with pytest.raises(Refused, match=r"waits for an approval"):
+        delete(made, version)
+    later(monkeypatch, 0.2)
+    assert due(made)[version.version] == "archive"
+    delete(made, version)
+
+
+def test_a_no_ends_the_wait_and_so_does_a_refusal_for_another_reason(asked: Any) -> None:
+    made, version = asked
+    with pytest.raises(stages.NotAllowed):
+        stages.transition(made.root, MODEL, version.version, "Production", ["approved"], "better", ADA)
+    with made.database.read() as connection:
+        assert lifetimes.asked(connection, MODEL) == {}, "a tag is missing too"
+    tags = ["approved", "performance_validated"]
+    with pytest.raises(stages.NotAllowed):
+        stages.transition(made.root, MODEL, version.version, "Production", tags, "better", ADA)
+    approvals.give(made.root, version.version, "reject", "it swears", actor=BOB)
+    delete(made, version)
+
+
+def test_an_approval_to_archive_does_not_stand_in_the_archives_way(made: Made) -> None:
+    version = made.version()
+    made.stage(version, "Production")
+    made.approvers(transitions={"Production→Archived": {"approvals": 1, "roles": {}}})
+    with pytest.raises(stages.NotAllowed):
+        archive(made, version)
+    approvals.give(made.root, version.version, "approve", "nobody needs it", "Production→Archived", actor=BOB)
+    retiring.archive(made.root, MODEL, version.version, "replaced by a better one", ADA)
+    assert made.find(version).stage == "Archived"
+    sound(made)
 
 
 # --- kills --------------------------------------------------------------------------------------------------------------

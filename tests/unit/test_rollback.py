@@ -355,10 +355,10 @@ def _racer(root: str, url: str | None, what: str, names: list[str], barrier: Bar
     late = random.Random(3)
     for name in names:
         barrier.wait(120)
-        time.sleep(late.uniform(0, 0.15) if what == "delete" else 0)  # a promotion looks at every byte first
+        time.sleep(late.uniform(0, 0.15) if what == "delete" else 0)  # a rollback looks at every byte first
         try:
-            if what == "promote":
-                promotion.promote(Path(root), MODEL, name, None, "race", ADA, mirrored=False)
+            if what == "rollback":
+                promotion.promote(Path(root), MODEL, name, None, "race", ADA, promotion.ROLLED_BACK, mirrored=False)
             else:
                 retiring.delete(Path(root), MODEL, name, "race", ADA)
             results.put((what, name, None))
@@ -371,22 +371,22 @@ def _race(made: Made, url: str | None, races: int) -> None:
     made.serve(made.version(whole=False))
     rivals = [made.version(whole=False) for _ in range(races)]
     for version in rivals:
-        made.stage(version, "Production")
+        made.stage(version, "Archived")  # what is in Production is not deleted at all
     context = get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
     names = [version.version for version in rivals]
     both = [
         context.Process(target=_racer, args=(str(made.root), url, what, names, barrier, results))
-        for what in ("promote", "delete")
+        for what in ("rollback", "delete")
     ]
     for process in both:
         process.start()
     told = [results.get(timeout=300) for _ in range(2 * races)]
     for process in both:
         process.join(60)
-    won = {what: {name for w, name, error in told if w == what and error is None} for what in ("promote", "delete")}
+    won = {what: {name for w, name, error in told if w == what and error is None} for what in ("rollback", "delete")}
     errors = [error for _, _, error in told if error]
-    assert not won["promote"] & won["delete"] and won["promote"] | won["delete"] == set(names), errors
+    assert not won["rollback"] & won["delete"] and won["rollback"] | won["delete"] == set(names), errors
     assert all(error.startswith(("Refused", "Transient")) for error in errors), errors
     for version in rivals:
         now = made.find(version)
@@ -396,7 +396,7 @@ def _race(made: Made, url: str | None, races: int) -> None:
         else:
             assert not store.folder(made.root, MODEL, version.version).exists()
     champion = serving(made)
-    assert won["promote"] and won["delete"], "both must have been possible, or this raced nothing"
+    assert won["rollback"] and won["delete"], "both must have been possible, or this raced nothing"
     for name in (champion.version, champion.previous):
         with made.database.read() as connection:
             assert versions.find(connection, MODEL, name).state == "present", "dangling"
@@ -409,7 +409,7 @@ def raced(tmp_path: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> t
     return made_versions.project(tmp_path / "a project"), ledger_url
 
 
-def test_case_C5_promotion_racing_delete_leaves_one_of_the_two(raced: tuple[Made, str]) -> None:
+def test_case_C5_rollback_racing_delete_leaves_one_of_the_two(raced: tuple[Made, str]) -> None:
     _race(*raced, 15)
 
 

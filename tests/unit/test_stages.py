@@ -188,7 +188,7 @@ def test_case_C6_what_serves_or_served_last_is_not_archived(made: Made) -> None:
         go(made, "Archived", [])
     in_production(made, "1.1.0")
     promotion.promote(made.root, "support-desk", "1.1.0", None, "better", ADA, mirrored=False)
-    with pytest.raises(Refused, match="is what a rollback returns to"):
+    with pytest.raises(Refused, match="may be what a rollback returns to"):
         go(made, "Archived", [])
     assert made.find(old).stage == made.find(new).stage == "Production"
     window = lifecycle.Policy.load(made.root / lifecycle.FILE).rollback_days
@@ -251,7 +251,7 @@ def test_the_whole_way_on_the_command_line(
     assert (
         code == 3
         and "✗ evidence-approvals: wanting: 1 more approval" in out
-        and "slipway approve --for Production" in out
+        and "slipway approve VERSION --for Production --reason" in out
     )
     code, out, _ = slipway(capsys, "approve", "1.0.0", "--reason", "tried it", "--expires", "2h", "--json")
     assert code == 0 and json.loads(out)["wanting"] == []

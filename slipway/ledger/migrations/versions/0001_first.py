@@ -3,10 +3,10 @@
 import sqlalchemy as sa
 from alembic import op
 
+from slipway.ledger import guards
+
 revision = "0001"
 down_revision = None
-
-_ONLY_GROWS = "the ledger only grows"
 
 
 def upgrade() -> None:
@@ -101,7 +101,6 @@ def upgrade() -> None:
         sa.Column("request", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("result", sa.Text(), nullable=True),
-        sa.Column("token", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(op.f("ix_operations_kind"), "operations", ["kind"], unique=False)
@@ -151,41 +150,6 @@ def upgrade() -> None:
 
 
 def _keep_events() -> None:
-    """An event may neither change nor go, but for those that an archive holds, and never the newest: what comes hangs on it."""
-    if op.get_bind().dialect.name == "sqlite":
-        _keep_in_sqlite()
-    else:
-        _keep_in_postgresql()
-
-
-def _keep_in_sqlite() -> None:
-    op.execute(f"CREATE TRIGGER events_stay BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, '{_ONLY_GROWS}'); END")
-    op.execute(
-        "CREATE TRIGGER events_go_to_archives BEFORE DELETE ON events "
-        "WHEN OLD.sequence > (SELECT coalesce(max(last), 0) FROM archives) "
-        "OR OLD.sequence = (SELECT max(sequence) FROM events) "
-        f"BEGIN SELECT RAISE(ABORT, '{_ONLY_GROWS}'); END"
-    )
-
-
-def _keep_in_postgresql() -> None:
-    op.execute(
-        f"""
-        CREATE FUNCTION events_stay() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF TG_OP = 'DELETE' THEN
-                IF OLD.sequence <= (SELECT coalesce(max(last), 0) FROM archives)
-                    AND OLD.sequence < (SELECT max(sequence) FROM events) THEN
-                    RETURN OLD;
-                END IF;
-            END IF;
-            RAISE EXCEPTION '{_ONLY_GROWS}';
-        END $$
-        """
-    )
-    op.execute(
-        "CREATE TRIGGER events_stay BEFORE UPDATE OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION events_stay()"
-    )
-    op.execute(
-        "CREATE TRIGGER events_stay_whole BEFORE TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION events_stay()"
-    )
+    """An event may neither change nor go."""
+    for statement in guards.statements(op.get_bind().dialect.name == "sqlite"):
+        op.execute(statement)

@@ -1,0 +1,1 @@
+"""The traffic split: HAProxy, configured, watched and steered here; no request passes through Python."""

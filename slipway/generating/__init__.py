@@ -1,0 +1,1 @@
+"""What generates: versions opened as they were verified, engines over them, and prediction offline. PyTorch is imported here alone."""

@@ -1,0 +1,87 @@
+"""What a server asks of an engine and what it gets back: the one seam between HTTP and whatever generates."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from slipway.artifacts import Json
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is chosen. Temperature 0 takes the likeliest token each time."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same question gets the same answer every time."""
+        return self.temperature == 0 or self.seed is not None
+
+
+@dataclass(frozen=True)
+class Served:
+    """One version that an engine answers with, as it was verified when it was loaded."""
+
+    model: str  # support-desk
+    version: str  # 1.0.0, or base
+    identity: str
+    context: int  # tokens of prompt and answer together
+    facts: Json = field(default_factory=dict)  # release, run, commit: what a trace links to
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to make."""
+
+    id: str
+    served: Served
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    deadline: float  # time.monotonic() after which nobody waits any more
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer. The last one, and it alone, says how the answer ended."""
+
+    text: str
+    tokens: int
+    finish: Finish | None = None
+    queued_seconds: float = 0.0  # of the first piece: how long the job waited for its turn
+
+
+class Engine(Protocol):
+    """Generates. Every method is called from one event loop; whatever computes does so elsewhere."""
+
+    @property
+    def served(self) -> Sequence[Served]:
+        """The versions this can answer with; the first is the default."""
+
+    async def start(self) -> None:
+        """Load, verify and warm up; raises a SlipwayError that says why not."""
+
+    def encode(self, served: Served, prompt: str | Sequence[Json]) -> list[int]:
+        """A text as it is, or messages through the chat template, in tokens; UsageError where a template refuses them."""
+
+    def generate(self, job: Job) -> AsyncIterator[Piece]:
+        """The answer in pieces; closing the iterator gives up the job. Raises Transient when the engine is lost."""
+
+    def load(self) -> Json:
+        """What it is doing now: running, waiting, batch sizes seen, device memory in bytes."""
+
+    async def stop(self) -> None:
+        """Let go of everything; jobs still running are lost."""

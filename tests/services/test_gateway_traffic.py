@@ -1,0 +1,182 @@
+"""Steady traffic while weights move, candidates are killed and everything goes to the candidate and back: nothing is lost."""
+
+import asyncio
+import json
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import wait_for
+from gateways import Rig, need_haproxy, rigged
+from made_replica import MODEL, Process
+
+from slipway.errors import UsageError
+from slipway.gateway import traffic
+from slipway.gateway.traffic import Plan, Prompt, Tally, Traffic
+
+need_haproxy()
+PROMPTS = [Prompt([{"role": "user", "content": f"question {number}"}], "hello", None) for number in range(50)]
+
+
+class Soak:
+    """Traffic in a thread, and the acts of a release beside it."""
+
+    def __init__(self, rig: Rig, plan: Plan) -> None:
+        self.rig, self.random = rig, random.Random(1)
+        self.replay = Traffic(f"http://127.0.0.1:{rig.port}", PROMPTS, plan)
+        self.summary: dict[str, object] = {}
+        self.weight_changes = self.kills = self.moves = 0
+        self.generations: list[int] = []
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.summary = asyncio.run(self.replay.run())
+
+    def ramp(self, steps: int) -> None:
+        """Up in steps, and back by one rollback: users may come back then, and only then."""
+        for weight in sorted(self.random.sample(range(1, 100), steps - 1)):
+            self.rig.split(weight)
+            self.weight_changes += 1
+            time.sleep(0.02)
+        self.rig.split(0)
+        self.weight_changes += 1
+
+    def kill(self) -> None:
+        """SIGKILL while it has half of the users, and streams of theirs; they are asked for again elsewhere."""
+        self.rig.split(50)
+        time.sleep(0.1)
+        self.rig.candidate.kill()
+        wait_for(lambda: self.rig.gateway.weights(MODEL)["candidate"] == 0, 3, "the breaker")
+        self.rig.candidate.again()
+        wait_for(lambda: self.rig.gateway.arms(MODEL)["candidate"]["up"], 5, "the candidate")
+        self.kills += 1
+
+    def all_and_back(self) -> None:
+        self.rig.split(100)
+        time.sleep(0.1)
+        self.rig.split(0)
+        self.moves += 1
+
+    def end(self) -> dict[str, object]:
+        self.thread.join()
+        return self.summary
+
+
+def check(summary: dict[str, object], sent: int) -> None:
+    assert summary["sent"] == sent
+    assert (summary["errors"], summary["lost"], summary["cut_streams"]) == (0, 0, 0), summary
+    assert set(summary["versions"]) == {"1.0.0", "2.0.0"}  # type: ignore[call-overload]
+
+
+def soaked(folder: Path, plan: Plan, ramps: int, steps: int, kills: int, moves: int) -> dict[str, object]:
+    """Kills come while nothing is streamed by the candidate: a stream whose process is killed is cut, by design (case G2)."""
+    with rigged(folder) as rig:
+        soak = Soak(rig, plan)
+        for _ in range(ramps):
+            soak.ramp(steps)
+        for _ in range(moves):
+            soak.all_and_back()
+        for _ in range(kills):
+            soak.kill()
+        assert soak.thread.is_alive(), "the traffic went on to the end"
+        assert (soak.weight_changes, soak.kills, soak.moves) == (ramps * steps, kills, moves)
+        return soak.end()
+
+
+def test_nothing_is_lost_while_weights_move_and_everything_goes_there_and_back(tmp_path: Path) -> None:
+    plan = Plan(rate=100, seconds=6, stream=0.3, users=60, feedback=0.2)
+    check(soaked(tmp_path / "gateway", plan, ramps=2, steps=10, kills=0, moves=4), 600)
+
+
+def test_nothing_is_lost_while_candidates_are_killed(tmp_path: Path) -> None:
+    plan = Plan(rate=100, seconds=9, stream=0, users=60, feedback=0.2)
+    check(soaked(tmp_path / "gateway", plan, ramps=0, steps=1, kills=3, moves=0), 900)
+
+
+def test_users_never_flip_back_while_the_weight_rises(tmp_path: Path) -> None:
+    with rigged(tmp_path / "gateway") as rig:
+        soak = Soak(rig, Plan(rate=100, seconds=4, stream=0.2, users=40))
+        for weight in range(5, 101, 5):
+            rig.split(weight)
+            time.sleep(0.15)
+        summary = soak.end()
+    check(summary, 400)
+    assert summary["flips_back"] == 0 and int(str(summary["flips"])) > 10
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_the_whole_soak(tmp_path: Path) -> None:
+    """200 requests a second; 100 weight changes, 20 moves there and back, streams among them; 20 kills."""
+    plan = Plan(rate=200, seconds=60, stream=0.2, users=200, feedback=0.1)
+    first = soaked(tmp_path / "one", plan, ramps=10, steps=10, kills=0, moves=20)
+    check(first, 12_000)
+    second = soaked(tmp_path / "two", Plan(rate=200, seconds=75, users=200, feedback=0.1), 0, 1, kills=20, moves=0)
+    check(second, 15_000)
+    with rigged(tmp_path / "three") as rig:
+        soak = Soak(rig, Plan(rate=200, seconds=30, stream=0.2, users=200))
+        for weight in range(1, 101):
+            rig.split(weight)
+            time.sleep(0.2)
+        third = soak.end()
+    check(third, 6_000)
+    assert third["flips_back"] == 0
+    print(json.dumps([first, second, third], indent=1))
+
+
+# --- what the counting is worth ---------------------------------------------------------------------------------------
+
+
+def test_a_cut_stream_and_a_lost_request_are_counted(tmp_path: Path) -> None:
+    replica = Process("1.0.0")
+    try:
+        for mode, stream, wanted in (
+            ("cut-stream", 1.0, "cut"),
+            ("nothing", 0.0, "lost"),
+            ("cut", 0.0, "cut"),
+            ("500", 0.0, None),
+        ):
+            replica.fault(mode)
+            replay = Traffic(f"http://{replica.address}", PROMPTS, Plan(rate=100, seconds=0.05, stream=stream))
+            summary = asyncio.run(replay.run())
+            assert (summary["sent"], summary["ok"], summary["errors"]) == (5, 0, 5), mode
+            counted = {"cut": summary["cut_streams"], "lost": summary["lost"]}
+            assert counted == {name: 5 if name == wanted else 0 for name in counted}, mode
+    finally:
+        replica.kill()
+
+
+def test_a_flip_back_is_counted() -> None:
+    tally = Tally()
+    tally.by_user["a"] = ["1", "2"]
+    tally.by_user["b"] = ["1", "2", "1"]
+    assert (tally.flips, tally.flips_back) == (3, 1)
+
+
+def test_prompts_are_read_as_people_have_them(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "user": "ada"}
+    path.write_text("\n".join([json.dumps(chat), "", json.dumps({"prompt": "p", "answer": 7})]))
+    first, second = traffic.read(path)
+    assert (first.messages, first.answer, first.user) == ([{"role": "user", "content": "q"}], "a", "ada")
+    assert (second.messages[0]["content"], second.answer, second.user) == ("p", "7", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "no prompts"), ("{}", "neither"), ("[1]", "neither"), ("{", ":1: no JSON"), ('{"prompt": NaN}', "no JSON")],
+)
+def test_a_file_that_holds_no_prompts_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        traffic.read(path)
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0}, {"rate": float("nan")}, {"seconds": -1}, {"stream": 2}, {"users": 0}])
+def test_a_plan_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Plan(**{"rate": 1, "seconds": 1, **wrong}).checked()  # type: ignore[arg-type]
