@@ -16,13 +16,13 @@ from conftest import wait_for
 from made_engine import SERVED
 from served import TARGET, Process, Running, chat, events, project, running
 
+from slipway.data.redaction import redacted
 from slipway.ledger import audit
 from slipway.ledger import events as ledger_events
 from slipway.ledger.database import Database
 from slipway.serving import config, inference_log
 from slipway.serving.ids import Ids, Keys, keys
 from slipway.serving.problems import Problem
-from slipway.data.redaction import redacted
 from slipway.serving.seen import drawn
 from slipway.serving.started import standing
 
