@@ -176,7 +176,7 @@ def test_the_measured_share_comes_with_its_interval(calm: Rig) -> None:
 
 
 def test_a_replica_comes_drains_and_goes_while_traffic_flows(calm: Rig) -> None:
-    second, statuses, stopped = Process("1.0.1"), [], threading.Event()
+    second, statuses, stopped = Process("1.0.0"), [], threading.Event()
 
     def load() -> None:
         client = Client(calm.port)
