@@ -75,6 +75,25 @@ def test_case_G9_an_ambiguous_request_is_refused_and_the_connection_closed(rig: 
     assert rig.champion.asked("/seen")["requests"] == before, "no replica saw it"
 
 
+def test_case_G9_nothing_becomes_another_protocol_than_http(rig: Rig) -> None:
+    upgrade = ("Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+    assert raw(rig.port, post("Connection: close", *upgrade, CL5, body=b"hello"))[0] == [200]
+    assert "upgrade" not in rig.champion.seen[-1]
+    rig.champion.fault("101")
+    hidden = b"POST /v1/evil HTTP/1.1\r\nHost: a\r\nX-Slipway-Track: candidate\r\nContent-Length: 0\r\n\r\n"
+    statuses, _, _ = raw(rig.port, post(*upgrade, CL5, body=b"hello" + hidden), 1)
+    tracks = {one["x-slipway-track"] for one in rig.champion.seen[-2:]}
+    rig.champion.fault("ok")
+    assert 101 not in statuses and tracks == {"champion"}, "what comes behind it is a request like others"
+
+
+@pytest.mark.parametrize("path", ["/v1/feedb%61ck", "/v1//feedback", "/v1/../v1/feedback", "/v1/./feedback"])
+def test_case_G9_a_path_that_a_replica_would_read_otherwise_is_none(rig: Rig, path: str) -> None:
+    before = rig.champion.asked("/seen")["requests"]
+    assert Client(rig.port).ask("u", path=path, body={"id": "x", "score": 1}).status == 404
+    assert rig.champion.asked("/seen")["requests"] == before
+
+
 NORMALISED = {
     "length and chunks": post("Content-Length: 4", CHUNKED, body=END + b"GET /v1/evil HTTP/1.1\r\nHost: a\r\n\r\n"),
     "bare line feeds": post(CL5, body=b"hello").replace(b"\r\n", b"\n"),
@@ -142,7 +161,8 @@ def endless_body(port: int) -> list[int]:
 
 def test_case_G8_what_is_too_large_is_refused(rig: Rig) -> None:
     before = rig.champion.asked("/seen")["requests"]
-    assert raw(rig.port, post("Content-Length: 1000000000"))[:2] == ([413], True)
+    for length in (10**9, 2**31 + 5, 2**32 + 5, 2**63 - 1):
+        assert raw(rig.port, post(f"Content-Length: {length}"))[:2] == ([413], True), length
     assert endless_body(rig.port) in ([413], []), "the answer, or a connection that is closed under the flood"
     assert raw(rig.port, post(CHUNKED, body=b"8000\r\n" + b"x" * 32_768 + b"\r\n" + END))[0] == [413]
     bomb = gzip.compress(b"0" * 10_000_000)
@@ -158,8 +178,11 @@ def test_case_G8_what_is_too_large_is_refused(rig: Rig) -> None:
 def test_case_G8_who_is_slow_is_let_go(rig: Rig) -> None:
     statuses, closed, _ = raw(rig.port, b"POST /v1/x HTTP/1.1\r\nHost: a\r\n")
     assert (statuses, closed) == ([408], True)
-    statuses, closed, _ = raw(rig.port, post("Content-Length: 50", body=b"hello"))
-    assert (statuses, closed) == ([408], True)
+    for method in (b"POST", b"GET"):
+        before = rig.champion.asked("/seen")["requests"]
+        statuses, closed, _ = raw(rig.port, post("Content-Length: 50", body=b"hello").replace(b"POST", method))
+        assert (statuses, closed) == ([408], True), method
+        assert rig.champion.asked("/seen")["requests"] == before
 
 
 def test_case_G8_deep_json_reaches_the_replica_which_judges_it(rig: Rig) -> None:
