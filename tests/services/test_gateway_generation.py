@@ -106,7 +106,7 @@ def again(release: Release) -> None:
 def soaked(release: Release, size: Size) -> None:
     begun = time.perf_counter()
     prompts, said = answers(release, 12)
-    rate = min(20.0, 24 / (time.perf_counter() - begun))  # as many a second as one asker gets who waits for each
+    rate = min(20.0, 36 / (time.perf_counter() - begun))  # half as many again as one asker gets who waits for each
     plan = Plan(rate, seconds=3600, stream=0.5, users=40, max_tokens=TOKENS)
     chance = random.Random(1)
     with Soak(release.url, prompts, plan) as soak:
@@ -125,7 +125,7 @@ def soaked(release: Release, size: Size) -> None:
 
 def check(soak: Soak, summary: dict[str, object], killed: list[tuple[float, float]], said: dict[str, set[str]]) -> None:
     """Nothing is lost, nobody moves back, no words are mixed; cut are the streams of a killed process, and no others."""
-    assert int(str(summary["sent"])) > 100 and summary["lost"] == 0
+    assert int(str(summary["sent"])) > 50 and summary["lost"] == 0
     assert summary["errors"] == len(soak.cut), summary["problems"]
     assert set(summary["versions"]) == {CHAMPION, CANDIDATE}  # type: ignore[call-overload]
     for cut in soak.cut:
