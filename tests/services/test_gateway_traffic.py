@@ -10,7 +10,7 @@ import pytest
 from conftest import wait_for
 from gateways import Rig, need_haproxy, rigged
 from made_replica import MODEL, Process
-from soaking import Seen, Soak, flipped_back
+from soaking import Cut, Seen, Soak, flipped_back
 
 from slipway.errors import UsageError
 from slipway.gateway import traffic
@@ -199,6 +199,17 @@ def test_a_way_back_excuses_who_goes_it_and_nobody_else() -> None:
     asked += [seen("b", 7, "1"), seen("c", 7, "2"), seen("c", 8, "1", failover=True), seen("c", 9, "1")]
     assert [(one.user, one.begun) for one in flipped_back(asked, back, "1")] == [("a", 3), ("c", 9)]
     assert flipped_back(asked[2:6], back, "1") == []
+
+
+def test_words_of_another_version_are_found_in_whole_answers_and_in_cut_ones() -> None:
+    soak = Soak("http://127.0.0.1:9", PROMPTS, Plan(rate=1, seconds=1))
+    answers = {"1": {"one two"}, "2": {"three four"}}
+    soak.replay.texts["1"].add("one two")
+    soak.cut.append(Cut(seen("a", 1, "2"), "three f", b""))
+    assert soak.spliced(answers) == []
+    soak.replay.texts["2"].add("three two")
+    soak.cut.append(Cut(seen("a", 1, "2"), "three two", b""))
+    assert soak.spliced(answers) == ["three two", "three two"]
 
 
 def test_prompts_are_read_as_people_have_them(tmp_path: Path) -> None:
