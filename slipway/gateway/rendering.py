@@ -134,6 +134,7 @@ def _public(config: Config, listen: str, descriptors: int) -> Iterator[str]:
     yield from _admitted(config)
     yield from _whole(config)
     yield from _for_model(config)
+    yield "  http-request set-header x-slipway-model %[var(txn.model)]"  # whose answer it counts: no other may come
     yield from _for_user(config)
     yield "  use_backend %[var(txn.model)]:feedback if feedback"
     yield "  use_backend %[var(txn.model)]:canary if candidate"

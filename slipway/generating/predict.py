@@ -162,7 +162,7 @@ async def _answer_shards(engine: Engine, order: Order, files: dict[str, Path], p
 
 
 async def _answer(engine: Engine, served: Served, row: PromptRow, sampling: Sampling) -> Json:
-    prompt = tuple(engine.encode(served, row.prompt))
+    prompt = engine.encode(served, row.prompt)
     text, tokens, finish = "", 0, None
     try:
         async for piece in engine.generate(Job(row.source, served, prompt, sampling, math.inf)):

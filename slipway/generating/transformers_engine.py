@@ -102,8 +102,8 @@ class TransformersEngine:
 
     # --- the event loop's side ------------------------------------------------------------------------------------------
 
-    def encode(self, served: Served, prompt: str | Sequence[Json]) -> list[int]:
-        return self._place(served).network.prompts.encode(prompt)
+    def encode(self, served: Served, prompt: str | Sequence[Json]) -> tuple[int, ...]:
+        return tuple(self._place(served).network.prompts.encode(prompt))
 
     async def generate(self, job: Job) -> AsyncIterator[Piece]:
         self._check(job)

@@ -87,7 +87,7 @@ class VllmEngine:
                 if one.name not in there:
                     raise StageError(
                         f"{self._url} does not serve {one.name}, it has {', '.join(sorted(there)) or 'nothing'}; "
-                        f"start vLLM with the command that `vllm_command` writes"
+                        f"start vLLM with the command that `slipway vllm` writes"
                     )
                 self._prompts[one.name] = prompts = Prompts(one.base)
                 generation, positions = _settings(one.base)
@@ -98,10 +98,10 @@ class VllmEngine:
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    def encode(self, served: Served, prompt: str | Sequence[Json]) -> list[int]:
+    def encode(self, served: Served, prompt: str | Sequence[Json]) -> tuple[int, ...]:
         if served.name not in self._prompts:
             raise UsageError(f"{served.name} is not served here; there are {', '.join(self._prompts) or 'none'}")
-        return self._prompts[served.name].encode(prompt)
+        return tuple(self._prompts[served.name].encode(prompt))
 
     async def generate(self, job: Job) -> AsyncIterator[Piece]:
         """The server's pieces; leaving closes the connection, at which vLLM lets go of the request."""

@@ -191,7 +191,7 @@ class Service:
 
     def operation(
         self,
-        kind: type[BaseModel],
+        kind: type[wire.Common],
         asker: Asker,
         whole: Callable[..., dict[str, Any]],
         stream: Callable[[Ask, str, int], Form],
@@ -202,6 +202,7 @@ class Service:
             replica, seen = self.replica, _seen(request)
             replica.admit()
             asked = wire.read(kind, await bodies.read(request, replica.config.limits))
+            asked = asking.sent_as(seen.sent_as, asked, replica.names)
             ask = asker(asked, replica.engine, replica.names, replica.config.limits)
             answer_id = self._note(ask, seen)
             if ask.stream:

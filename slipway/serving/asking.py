@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from slipway.artifacts import Json
 from slipway.errors import UsageError
 from slipway.generating.jobs import Engine, Sampling, Served
 from slipway.serving import problems
 from slipway.serving.config import Limits
-from slipway.serving.wire import ChatRequest, CompletionRequest, Message, ResponsesRequest, Sampled
+from slipway.serving.wire import ChatRequest, Common, CompletionRequest, Message, ResponsesRequest, Sampled
 
 Kind = Literal["chat", "text", "response"]
+Of = TypeVar("Of", bound=Common)
 MOST_CHARACTERS_A_TOKEN = 40  # no text has more on average; what cannot fit is not even tokenised
 
 
@@ -55,6 +56,20 @@ class Names:
         raise problems.Problem(
             404, "model_not_found", f"the model {shown} is not served here; there are {there}", "model"
         )
+
+
+def sent_as(model: str | None, asked: Of, names: Names) -> Of:
+    """A request as the gateway sent it: for the model that it counts the answer for, and never for another."""
+    if model is None:
+        return asked
+    if (found := names.find(asked.model or model)).model != model:
+        raise problems.Problem(
+            404,
+            "model_not_found",
+            f"{found.name} is not the model {ascii(model)[1:-1][:80]} that this was sent to; ask the gateway for it by its own name",
+            "model",
+        )
+    return asked if asked.model else asked.model_copy(update={"model": model})
 
 
 def of_chat(request: ChatRequest, engine: Engine, names: Names, limits: Limits) -> Ask:
@@ -115,7 +130,7 @@ def _encoded(engine: Engine, served: Served, prompt: str | Sequence[Json], field
             "context_length_exceeded",
         )
     try:
-        tokens = tuple(engine.encode(served, prompt))
+        tokens = engine.encode(served, prompt)
     except UsageError as error:  # what the template says of these messages
         raise problems.invalid(f"`{field}`: {error}", field) from None
     if not tokens:

@@ -85,7 +85,7 @@ class Flight:
                 self._cancel()
 
     async def _run(self, engine: Engine, queue: Queue) -> Answer:
-        check = Check(self.job.sampling)
+        check = Check(self.job.sampling, self.job.served.answers)
         async with queue.turn() as waited, contextlib.aclosing(_closable(engine.generate(self.job))) as pieces:
             async for piece in pieces:
                 check.add(piece)

@@ -179,7 +179,7 @@ def models(served: Sequence[Served], created: int) -> Json:
     named = {one.name: one for one in served} | {one.model: one for one in reversed(served)}
     data = [
         {"id": name, "object": "model", "created": created, "owned_by": "slipway", "version": one.version,
-         "identity": one.identity, "context": one.context}
+         "identity": one.identity, "context": one.context} | ({"members": one.members} if one.members else {})
         for name, one in sorted(named.items())
     ]  # fmt: skip
     return {"object": "list", "data": data}

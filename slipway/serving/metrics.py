@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from slipway.artifacts import Json
@@ -110,6 +110,7 @@ class _Load(Collector):
         yield GaugeMetricFamily("llm_engine_running", "Answers the engine makes", _number(load, "running"))
         yield GaugeMetricFamily("llm_engine_waiting", "Answers the engine has in line", _number(load, "waiting"))
         yield _batches(load.get("batch_sizes") or {})
+        yield _ways(load.get("ways") or {})
         for name, value in self._own().items():
             yield GaugeMetricFamily(name, _OWN[name], value)
 
@@ -128,6 +129,15 @@ _OWN = {
 def _number(load: Json, name: str) -> float:
     value = load.get(name)
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _ways(counted: Mapping[str, Mapping[str, int]]) -> CounterMetricFamily:
+    """Of each composite, whose answer was taken."""
+    found = CounterMetricFamily("llm_composite_answers", "Whose answer was taken", labels=["model", "member"])
+    for model, ways in counted.items():
+        for member, count in ways.items():
+            found.add_metric([model, member], count)
+    return found
 
 
 def _batches(sizes: Mapping[object, int]) -> HistogramMetricFamily:

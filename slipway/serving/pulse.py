@@ -47,7 +47,7 @@ class Pulse:
     async def _answers(self) -> bool:
         served = self._engine.served[0]
         try:
-            prompt = tuple(self._engine.encode(served, "1"))
+            prompt = self._engine.encode(served, "1")
             job = Job(
                 f"probe-{secrets.token_hex(4)}", served, prompt, Sampling(1, 0), time.monotonic() + _PATIENCE_SECONDS
             )

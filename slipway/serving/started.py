@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from slipway.artifacts import Json
 from slipway.errors import SlipwayError
 from slipway.generating.jobs import Served
 from slipway.serving import config
@@ -66,7 +67,9 @@ class Recorder:
         try:
             with opening.acting(self._root) as connection:
                 for one in due.values():
-                    payload = {"version": one.version, "identity": one.identity, **self._payload}
+                    payload: Json = {"version": one.version, "identity": one.identity, **self._payload}
+                    if one.members:
+                        payload["members"] = list(one.members)
                     events.append(connection, "inference_started", one.model, one.version, payload)
         except SlipwayError as error:
             if str(error) != self._said:  # once, not every time

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from gateways import Client, Rig, need_haproxy, rigged
+from made_replica import MODEL
 
 need_haproxy()
 LIMITS = {
@@ -100,12 +101,15 @@ def test_case_G9_only_the_gateway_says_who_is_who(rig: Rig) -> None:
         "x_slipway_track": "candidate", "x_slipway_version": "9.9.9", "x_slipway_failover": "1", "x_slipway_kind": "stream",
         "x_slipway_tenant": "other", "x_forwarded_for": "6.6.6.6", "x_forwarded_host": "evil", "x_real_ip": "6.6.6.6",
         "forwarded": "for=6.6.6.6", "x_slipway_force": "candidate",
+        "x_slipway_model": "other",
     }  # fmt: skip
     answer = Client(rig.port).ask("u", **spoofed)
     heard = rig.champion.seen[-1]
     assert (answer.status, answer.version) == (200, "1.0.0"), "nobody chooses an arm here"
     ours = {name: value for name, value in heard.items() if name.startswith(("x-slipway", "x-forwarded", "x-real"))}
-    assert ours == {"x-slipway-track": "champion", "x-forwarded-for": "127.0.0.1", "x-forwarded-proto": "http"}
+    assert ours == {
+        "x-slipway-track": "champion", "x-slipway-model": MODEL, "x-forwarded-for": "127.0.0.1", "x-forwarded-proto": "http",
+    }  # fmt: skip
     assert "forwarded" not in heard
     statuses, _, _ = raw(rig.port, post("X_Slipway_Track: shadow", "Connection: close", CL5, body=b"hello"))
     assert statuses == [200] and "x_slipway_track" not in rig.champion.seen[-1]

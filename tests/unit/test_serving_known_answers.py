@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from made_engine import SERVED, MadeEngine
 from served import Running, running
 
-from slipway.generating.jobs import Sampling
+from slipway.generating.jobs import Prompt, Sampling
 from slipway.serving.asking import Choice
 from slipway.serving.cache import Memory, key, scope
 from slipway.serving.checking import Answer
@@ -45,7 +45,7 @@ CHOICE = Choice((1, 2, 3), Sampling(max_tokens=9, temperature=0.7, seed=5))
 
 
 def _key(shared_by: str = "tenant a", served: Any = SERVED, choice: Choice = CHOICE) -> bytes:
-    return key(b"secret", shared_by, served, choice)
+    return key(b"secret", shared_by, served, choice, {})
 
 
 def test_case_G13_whatever_decides_an_answer_or_who_sees_it_is_in_the_key() -> None:
@@ -63,9 +63,20 @@ def test_case_G13_whatever_decides_an_answer_or_who_sees_it_is_in_the_key() -> N
                 {"stop": ("x",)}, {"presence_penalty": 0.1}, {"frequency_penalty": 0.1},
             )
         ),
-        key(b"another secret", "tenant a", SERVED, CHOICE),
+        key(b"another secret", "tenant a", SERVED, CHOICE, {}),
     ]  # fmt: skip
     assert len({_key(), *others}) == len(others) + 1 == 16
+
+
+def test_case_G13_a_composites_key_has_who_asks_and_what_each_member_is_given() -> None:
+    """Two texts may be one to the first member's tokenizer and two to the second's; rules read who asks."""
+
+    def of(members: list[tuple[int, ...]], group: str = "", track: str = "direct") -> bytes:
+        choice = replace(CHOICE, prompt=Prompt.of(members, 0))
+        return key(b"secret", "tenant a", SERVED, choice, {"user_group": group, "track": track})
+
+    found = [of([(1, 2), (3,)]), of([(1, 2), (4,)]), of([(1, 2), (3,)], "staff"), of([(1, 2), (3,)], track="candidate")]
+    assert len({*found, _key(choice=replace(CHOICE, prompt=(1, 2)))}) == 5 and found[0] == of([(1, 2), (3,)])
 
 
 def test_what_changes_no_greedy_answer_is_not_in_the_key() -> None:
