@@ -12,6 +12,7 @@ import pytest
 import served_models
 from made_versions import MODEL
 from running_engine import Running, running
+from served import Running as Replica
 from served import project
 from vllm_stand_in import StandIn, stand_in
 
@@ -23,6 +24,8 @@ from slipway.generating.opening import Opened
 from slipway.generating.tickets import Late
 from slipway.generating.vllm_command import Options
 from slipway.generating.vllm_engine import VllmEngine
+from slipway.serving.config import FILE, ServingConfig
+from slipway.serving.engines import open_engine
 
 NAMES = [f"{MODEL}@base", f"{MODEL}@1.0.0", f"{MODEL}@1.1.0"]
 PROMPT = tuple(range(20, 30))
@@ -139,6 +142,21 @@ def test_a_server_without_the_version_is_refused_at_the_start(root: Path) -> Non
             pass
         with pytest.raises(StageError, match="refuses with 404"):
             asyncio.run(VllmEngine(root, ["1.0.0"], server.url + "/elsewhere").start())
+
+
+def test_composites_stand_on_vllm_too(root: Path, server: StandIn) -> None:
+    """Only what they are made of is asked for; the server hears of no composite."""
+    tiers = {"name": "tiers", "kind": "tiered", "default": f"{MODEL}@1.0.0",
+             "tiers": [{"when": "user_group == 'staff'", "member": f"{MODEL}@1.1.0"}]}  # fmt: skip
+    path = project(root, {"engine": "vllm", "vllm_url": server.url, "composites": [tiers]}) / FILE
+    replica = Replica(root, open_engine(root, ServingConfig.load(path), []))
+    try:
+        for group, member in (("", "1.0.0"), ("staff", "1.1.0")):
+            said = replica.chat("hello", model="tiers", max_tokens=9, headers={"x-user-group": group})
+            assert said.json()["choices"][0]["message"]["content"] == " w0 w1 w2 w3 w4"
+            assert server.asked[-1]["model"] == f"{MODEL}@{member}"
+    finally:
+        replica.stop()
 
 
 # --- the command ---
