@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -48,6 +49,9 @@ class Started:
     address: str | None = None
     failures: int = 0
     again_at: float = 0.0  # time.monotonic() before which it is not started again
+    known_as: str | None = None  # the address by which the routing has it
+    adopted: bool = False  # an earlier gateway started it
+    coming_back: bool = False
     child: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -147,7 +151,7 @@ def wait_ready(address: str, seconds: float) -> Readiness:
     return said
 
 
-def wait_started(replica: Started, seconds: float = READY_SECONDS) -> str:
+def wait_started(replica: Started, seconds: float = READY_SECONDS, ended: threading.Event | None = None) -> str:
     """The address of a replica that has become ready; StageError with its last words when it died instead."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -157,7 +161,9 @@ def wait_started(replica: Started, seconds: float = READY_SECONDS) -> str:
             )
         if (address := replica.said_address()) and ask(address).ready:
             return address
-        time.sleep(0.05)
+        if ended is not None and ended.wait(0.05):
+            raise Transient(f"the gateway ends; the replica of {replica.model} {replica.version} was not waited for")
+        time.sleep(0 if ended is not None else 0.05)
     raise Transient(
         f"the replica of {replica.model} {replica.version} is not ready after {seconds:g} s ({replica.log})"
     )

@@ -68,6 +68,7 @@ class Soak:
 def check(summary: dict[str, object], sent: int) -> None:
     assert summary["sent"] == sent
     assert (summary["errors"], summary["lost"], summary["cut_streams"]) == (0, 0, 0), summary
+    assert summary["resent"] == 0, "nor made good by the client in silence"
     assert set(summary["versions"]) == {"1.0.0", "2.0.0"}  # type: ignore[call-overload]
 
 
@@ -138,6 +139,8 @@ def test_a_cut_stream_and_a_lost_request_are_counted(tmp_path: Path) -> None:
             ("nothing", 0.0, "lost"),
             ("cut", 0.0, "cut"),
             ("500", 0.0, None),
+            ("garbage", 0.0, None),
+            ("empty", 0.0, None),
         ):
             replica.fault(mode)
             replay = Traffic(f"http://{replica.address}", PROMPTS, Plan(rate=100, seconds=0.05, stream=stream))
@@ -147,6 +150,33 @@ def test_a_cut_stream_and_a_lost_request_are_counted(tmp_path: Path) -> None:
             assert counted == {name: 5 if name == wanted else 0 for name in counted}, mode
     finally:
         replica.kill()
+
+
+def test_a_request_that_is_sent_twice_is_counted() -> None:
+    """A server that closes a kept connection on a request, and answers the one that comes again."""
+
+    async def replayed() -> dict[str, object]:
+        answer = b'{"id": "x", "choices": [{"message": {"content": "hello"}}]}'
+        heard = 0
+
+        async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal heard
+            for _ in range(2):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+                heard += 1
+                if heard != 2:
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
+                else:
+                    writer.close()
+                    return
+
+        server = await asyncio.start_server(served, "127.0.0.1", 0)
+        url = "http://{}:{}".format(*server.sockets[0].getsockname()[:2])
+        return await Traffic(url, PROMPTS, Plan(rate=20, seconds=0.1, users=1, feedback=0)).run()
+
+    summary = asyncio.run(replayed())
+    assert (summary["sent"], summary["ok"], summary["resent"]) == (2, 2, 1), summary
 
 
 def test_a_flip_back_is_counted() -> None:

@@ -94,6 +94,21 @@ def test_case_G8_headers_too_many_or_too_long_are_431(replica: Running, headers:
     assert status == 431 and body["error"]["code"] == "headers_too_large"
 
 
+def test_case_G9_a_trailer_says_nothing_that_a_header_may(replica: Running) -> None:
+    """uvicorn adds trailers to the headers, where one could call itself the gateway's."""
+    heads = []
+    for ends in (b"0\r\nx-request-id: forged\r\n\r\n", b"0\r\n\r\n"):
+        with replica.connection() as connection:
+            connection.sendall(
+                _POST.replace(b"content-type", b"connection: close\r\ncontent-type")
+                + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"
+                + ends
+            )
+            heads.append(read_all(connection).partition(b"\r\n\r\n")[0])
+    assert [head.split()[1] for head in heads] == [b"400", b"400"]
+    assert all(b"x-request-id: " in head and b"forged" not in head for head in heads)
+
+
 def test_case_G8_slow_headers_are_408_and_silence_is_closed(replica: Running) -> None:
     status, body, _ = _raw(replica, b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ")
     assert status == 408 and body["error"]["code"] == "headers_too_slow"
