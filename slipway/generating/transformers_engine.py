@@ -21,7 +21,7 @@ from slipway.generating.answer_text import AnswerText
 from slipway.generating.engine_config import EngineConfig
 from slipway.generating.jobs import Job, Piece, Served
 from slipway.generating.opening import Opened
-from slipway.generating.tickets import Ticket
+from slipway.generating.tickets import Full, Ticket
 
 if TYPE_CHECKING:
     from slipway.generating.decoding import Batch, Happened, Row
@@ -35,10 +35,6 @@ class _Place:
     network: "Network"
     batch: "Batch"
     adapter: str
-
-
-class _Full(Transient):
-    """Too many jobs wait already."""
 
 
 class TransformersEngine:
@@ -110,7 +106,7 @@ class TransformersEngine:
         ticket = Ticket(job)
         with self._lock:
             if self._waiting >= self._config.max_waiting:
-                raise _Full(f"{self._waiting} requests wait for {job.served.name} already; try again later")
+                raise Full(self._waiting, job.served.name)
             self._waiting += 1
             self._new.append(ticket)
             self._lock.notify()
@@ -127,10 +123,13 @@ class TransformersEngine:
         future: asyncio.Future[float] = loop.create_future()
 
         def work() -> None:
+            found: Any
             try:
-                found: Any = place.network.likelihood(place.adapter, list(prompt), answer)
+                found = place.network.likelihood(place.adapter, list(prompt), answer)
             except SlipwayError as error:
                 found = error
+            except Exception as error:  # noqa: BLE001 - whoever asked is told; the answers of all others go on
+                found = StageError(f"the answer could not be scored: {_line(error)}")
             _tell(loop, partial(_settle, future, found))
 
         with self._lock:
@@ -139,7 +138,8 @@ class TransformersEngine:
         return await future
 
     def load(self) -> Json:
-        sizes = sum((batch.sizes for batch in self._batches), Counter[int]())
+        # Copies, made in one go: the thread that computes goes on counting.
+        sizes = sum((batch.sizes.copy() for batch in tuple(self._batches)), Counter[int]())
         return {
             "running": sum(len(batch.running) for batch in self._batches),
             "waiting": self._waiting,

@@ -1,6 +1,7 @@
 """The HTTP interface: two versions of it side by side, and what machines ask."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -39,7 +40,11 @@ class Json(Response):
 
 def build(replica: Replica) -> ASGIApp:
     """The application of one replica."""
-    app = FastAPI(title="Slipway", version=__version__, summary="Answers of one model's versions", redoc_url=None)
+    # A redirect would go to whatever host the client named, and take the API key along.
+    app = FastAPI(
+        title="Slipway", version=__version__, summary="Answers of one model's versions", redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
     routers = list(_routers(replica))
     for router in routers:
         app.include_router(router)
@@ -119,6 +124,7 @@ def _v2(service: "Service", api: Api) -> APIRouter:
 def _common(router: "_Versioned", service: "Service") -> APIRouter:
     router.post("/feedback", service.feedback, wire.FeedbackRequest, "What somebody thinks of an answer")
     router.get("/models", service.models, "What is served here")
+    router.get("/models/{name}", service.model, "One of them")
     return router.router
 
 
@@ -135,7 +141,8 @@ class _Versioned:
         self._add(path, answer, "POST", summary, {"requestBody": body})
 
     def get(self, path: str, answer: Answer, summary: str) -> None:
-        self._add(path, answer, "GET", summary, None)
+        named = [{"in": "path", "name": name, "required": True, "schema": {"type": "string"}} for name in _names(path)]
+        self._add(path, answer, "GET", summary, {"parameters": named} if named else None)
 
     def _add(self, path: str, answer: Answer, method: str, summary: str, extra: dict[str, Any] | None) -> None:
         headers = self._headers
@@ -153,6 +160,10 @@ class _Versioned:
             path, answered, methods=[method], summary=summary, openapi_extra=extra, deprecated=self._deprecated or None,
             response_model=None, operation_id=f"{method.lower()}{self.router.prefix}{path}".replace("/", "_"),
         )  # fmt: skip
+
+
+def _names(path: str) -> list[str]:
+    return re.findall(r"\{(\w+)\}", path)
 
 
 def deprecation(api: Api, successor: str | None) -> dict[str, str]:
@@ -235,6 +246,12 @@ class Service:
         if not self.replica.served:
             raise problems.lost("the model is being loaded; try again", "loading")
         return Json(forms.models(self.replica.served, self._since))
+
+    async def model(self, request: Request) -> Response:
+        if not self.replica.served:
+            raise problems.lost("the model is being loaded; try again", "loading")
+        name = str(request.path_params["name"])
+        return Json(forms.model(name, self.replica.names.find(name), self._since))
 
     async def feedback(self, request: Request) -> Response:
         """Kept even while it drains: what somebody thinks is asked for once."""

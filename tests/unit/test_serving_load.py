@@ -17,6 +17,9 @@ from conftest import free_port, wait_for
 from made_engine import MadeEngine
 from served import TARGET, Process, Running, chat, events, project, read_all, running
 
+from slipway.errors import SlipwayError, UsageError
+from slipway.generating.tickets import Full
+
 _LIMITS = {
     "limits": {"body_bytes": 100_000, "body_seconds": 0.5, "header_seconds": 0.5, "connections": 60},
     "admission": {"running": 2, "waiting": 2},
@@ -315,3 +318,33 @@ def test_a_lost_engine_is_not_ready_until_it_answers_again(tmp_path: Path, monke
         assert replica.http.get("/ready").json()["reason"] == "lost"
         _made(replica).broken = False
         wait_for(lambda: replica.http.get("/ready").status_code == 200, 5, "/ready to be well again")
+
+
+def test_a_bug_of_the_engine_does_not_end_the_watch_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slipway.serving.pulse.PROBE_SECONDS", 0.05)
+    with running(tmp_path) as replica:
+        _made(replica).broken = ZeroDivisionError("a bug")
+        for number in range(3):
+            assert replica.chat(f"bug {number}").status_code == 500
+        wait_for(lambda: _made(replica).started["1"] >= 2, 5, "the replica's own questions")
+        assert replica.http.get("/ready").json()["reason"] == "lost"
+        _made(replica).broken = False
+        wait_for(lambda: replica.http.get("/ready").status_code == 200, 5, "/ready to be well again")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [(UsageError("vLLM refuses the request: a b"), 400, "invalid_value"), (Full(7, "desk@1.0.0"), 429, "queue_full")],
+    ids=["usage", "full"],
+)
+def test_what_an_engine_turns_away_is_no_failure_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: SlipwayError, status: int, code: str
+) -> None:
+    with running(tmp_path) as replica:
+        _made(replica).broken = error
+        for number in range(4):
+            got = replica.chat(f"turned away {number}")
+            assert got.status_code == status and got.json()["error"]["code"] == code
+            assert ("retry-after" in got.headers) == (status == 429)
+        assert replica.http.get("/ready").status_code == 200
+    assert "a b" not in capsys.readouterr().err, "what it says of a prompt is for whoever sent it"
