@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_KEYS = ("role", "content")
+
+
 class Prompts:
     """One model's tokenizer and chat template."""
 
@@ -26,7 +29,13 @@ class Prompts:
 
     def encode(self, prompt: str | Sequence[Json]) -> list[int]:
         """A text as it is, or messages through the chat template; UsageError where a template refuses them."""
-        return self.tokens(prompt if isinstance(prompt, str) else self._rendered(prompt))
+        text = prompt if isinstance(prompt, str) else self._rendered(prompt)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = ord(text[error.start])
+            raise UsageError(f"the text holds half of a character (U+{half:04X}); write the whole one") from None
+        return self.tokens(text)
 
     def tokens(self, text: str) -> list[int]:
         return list(self._reads(text, add_special_tokens=False)["input_ids"])
@@ -66,6 +75,8 @@ def _message(at: int, message: Any) -> Message:
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
+    if isinstance(message, dict) and (odd := sorted(k for k in message if k not in _KEYS and message[k] is not None)):
+        raise UsageError(f"message {at} has {odd[0]!r:.60}, which no template here gets; leave it out")
     if not isinstance(role, str) or not isinstance(content, str):
         raise UsageError(f"message {at} must have a role and a content, both text")
     return Message(role, content)
