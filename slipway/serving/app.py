@@ -263,8 +263,9 @@ class Service:
             raise problems.invalid("say a `score`, a `label` or a `comment`", "score")
         model, version = replica.ids.read(said.id)
         user = seen.user or user_hash(said.user, replica.keys) or ""
-        replaced, before = await asyncio.to_thread(replica.judgements.put, said.id, user, said.correct)
-        replica.metrics.judged(version, before, said.correct)
+        replaced, counts = await asyncio.to_thread(replica.judgements.put, said.id, user, said.correct)
+        if counts and said.correct is not None:
+            replica.metrics.judged(version, said.correct)
         replica.log.add("feedback", model, _row(said, model, version, user, replaced, seen))
         return Json({"object": "feedback", "id": said.id, "model": model, "version": version, "replaced": replaced})
 

@@ -309,7 +309,7 @@ def test_a_deprecated_version_says_so_with_every_answer(tmp_path: Any) -> None:
 # --- feedback ---
 
 
-def test_feedback_counts_once_for_each_user_and_answer(replica: Running) -> None:
+def test_feedback_is_kept_for_each_user_and_counts_once_for_each_answer(replica: Running) -> None:
     answer = replica.chat("feedback").json()["id"]
 
     def counted() -> tuple[float, float]:
@@ -328,11 +328,19 @@ def test_feedback_counts_once_for_each_user_and_answer(replica: Running) -> None
     assert say("ann", label="correct")["replaced"] is True
     assert counted() == (correct + 1, total + 1), "a repeat counts nothing"
     assert say("ann", score=0.2)["replaced"] is True
-    assert counted() == (correct, total + 1), "a changed mind takes the first judgement back"
-    assert say("bob", score=1)["replaced"] is False
-    assert counted() == (correct + 1, total + 2)
-    assert say("cid", comment="nice")["replaced"] is False
-    assert counted() == (correct + 1, total + 2), "words alone are no judgement"
+    assert counted() == (correct + 1, total + 1), "a changed mind is in the log; the counters never fall"
+    for user in ("bob", "cid", "dan"):
+        assert say(user, score=1)["replaced"] is False
+    assert counted() == (correct + 1, total + 1), "one answer weighs one, whoever has its id"
+
+
+def test_words_alone_are_no_judgement_and_take_none_away(replica: Running) -> None:
+    answer = replica.chat("feedback in words").json()["id"]
+    totals = [replica.metric('model_total_predictions{version="1.0.0"}')]
+    for said in ({"comment": "nice"}, {"label": "incorrect"}, {"comment": "still"}, {"label": "correct"}):
+        replica.http.post("/v1/feedback", json={"id": answer, "user": "ann", **said})
+        totals.append(replica.metric('model_total_predictions{version="1.0.0"}'))
+    assert [after - totals[0] for after in totals] == [0, 0, 1, 1, 1]
 
 
 def test_forged_and_foreign_ids_get_no_feedback(replica: Running) -> None:

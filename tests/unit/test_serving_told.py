@@ -351,10 +351,18 @@ def test_feedback_is_once_across_replicas_and_starts(tmp_path: Path) -> None:
         for replica, replaced in ((one, False), (other, True), (one, True)):
             got = replica.http.post("/v1/feedback", json={"id": answer, "label": "correct", "user": "ann"})
             assert got.json()["replaced"] is replaced
-        totals = [one.metric('model_total_predictions{version="1.0.0"}') for one in (one, other)]
-        assert sum(totals) == 1
+        names = ('model_total_predictions{version="1.0.0"}', 'model_correct_predictions{version="1.0.0"}')
+        assert [sum(one.metric(name) for one in (one, other)) for name in names] == [1, 1]
         rows(tmp_path, 2, "feedback")
-    (judged,) = inference_log.judgements(tmp_path, "desk")
+    with running(
+        tmp_path
+    ) as again:  # counts anew from nothing, as Prometheus expects it; a changed mind is no minus one
+        again.http.post("/v1/feedback", json={"id": answer, "label": "incorrect", "user": "bob"})
+        again.http.post("/v1/feedback", json={"id": answer, "label": "incorrect", "user": "ann"})
+        assert [again.metric(name) for name in names] == [0, 0]
+        again.http.post("/v1/feedback", json={"id": answer, "label": "correct", "user": "ann"})
+    judged, other_one = sorted(inference_log.judgements(tmp_path, "desk"), key=lambda row: not row["correct"])
+    assert other_one["correct"] is False
     assert judged["correct"] is True and judged["replaced"] is True
     with sqlite3.connect(tmp_path / ".slipway" / "serving" / "feedback.db") as connection:
-        assert connection.execute("SELECT count(*) FROM judgements").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM judgements").fetchone() == (2,)
