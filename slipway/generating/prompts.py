@@ -24,7 +24,8 @@ class Prompts:
 
     def __init__(self, folder: Path) -> None:
         self._template = Template(folder)
-        # One to read prompts, one to write answers: two threads, and a tokenizer is one thread's.
+        # One to read prompts, one to write answers. Reading changes nothing in a tokenizer once it has read the
+        # first text, so that two threads may read; writing is the engine's thread alone.
         self._reads, self._writes = inference.load_tokenizer(folder), inference.load_tokenizer(folder)
 
     def encode(self, prompt: str | Sequence[Json]) -> list[int]:

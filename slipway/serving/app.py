@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -199,6 +200,7 @@ class Service:
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self._since = int(time.time())
+        self._long_texts = ThreadPoolExecutor(1, "long-texts")
 
     def operation(
         self,
@@ -213,7 +215,7 @@ class Service:
             replica, seen = self.replica, _seen(request)
             replica.admit()
             asked = wire.read(kind, await bodies.read(request, replica.config.limits))
-            ask = asker(asked, replica.engine, replica.names, replica.config.limits)
+            ask = await self._asked(asker, asked)
             answer_id = self._note(ask, seen)
             if ask.stream:
                 return await self._streamed(request, ask, seen, stream(ask, answer_id, int(seen.at)))
@@ -223,6 +225,13 @@ class Service:
             return Json(whole(ask, answers, answer_id, int(seen.at)))
 
         return answered
+
+    async def _asked(self, asker: Asker, asked: Any) -> Ask:
+        """A long text is cut into tokens elsewhere, one after another: streams and probes go on meanwhile."""
+        given = (asked, self.replica.engine, self.replica.names, self.replica.config.limits)
+        if asked.characters <= asking.LONG:
+            return asker(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._long_texts, asker, *given)
 
     def _note(self, ask: Ask, seen: Seen) -> str:
         seen.served, seen.prompt_tokens = ask.served, ask.prompt_tokens

@@ -76,10 +76,12 @@ class Replica:
             self.state = "ready"
 
     def _named(self) -> None:
-        """Targets as they were typed (`support-desk@champion`) name what came of them, where each became one."""
-        typed: Mapping[str, Served] = {}
+        """Targets as they were typed (`support-desk@champion`) name what came of them, also several that became one."""
+        typed: dict[str, Served] = {}
         if len(self._wanted) == len(self.served):
             typed = dict(zip(self._wanted, self.served, strict=True))
+        for one in self.served:
+            typed |= dict.fromkeys(one.facts.get("asked_as", ()), one)
         self.names = Names(self.served, typed)
         self.ids = Ids(self.keys, [one.model for one in self.served])
 

@@ -128,6 +128,10 @@ class ChatRequest(Sampled):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Tokens | None = None
 
+    @property
+    def characters(self) -> int:
+        return sum(len(one.plain["content"]) for one in self.messages)
+
 
 class CompletionRequest(Sampled):
     """POST /v1/completions."""
@@ -136,6 +140,10 @@ class CompletionRequest(Sampled):
 
     prompt: str | Annotated[list[str], Field(min_length=1)]
     max_tokens: Tokens | None = 16  # as OpenAI's
+
+    @property
+    def characters(self) -> int:
+        return len(self.prompt) if isinstance(self.prompt, str) else sum(map(len, self.prompt))
 
 
 class ResponsesRequest(Common):
@@ -146,6 +154,11 @@ class ResponsesRequest(Common):
     input: str | Annotated[list[Message], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Tokens | None = None
+
+    @property
+    def characters(self) -> int:
+        asked = len(self.input) if isinstance(self.input, str) else sum(len(one.plain["content"]) for one in self.input)
+        return asked + len(self.instructions or "")
 
 
 class FeedbackRequest(BaseModel):

@@ -2,11 +2,12 @@
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
-from made_engine import FAULTS, SERVED
+from made_engine import FAULTS, SERVED, MadeEngine
 from served import Running, chat, events, running
 
 
@@ -125,6 +126,14 @@ def test_openais_client_follows_a_response_event_by_event_and_sends_it_back(repl
         assert kinds[-3:] == ["response.content_part.done", "response.output_item.done", "response.completed"]
         more: Any = [{"role": "user", "content": "hi"}, *whole.output, {"role": "user", "content": "more"}]
         assert second.responses.create(model="desk", input=more, temperature=0).output_text != whole.output_text
+
+
+def test_two_names_of_one_version_are_both_known(tmp_path: Any) -> None:
+    """`slipway serve desk@champion desk@1.0.0`, where the champion is 1.0.0: the engine has one and says who asked."""
+    served = replace(SERVED, facts={"asked_as": ["desk@champion", "desk@latest"]})
+    with running(tmp_path, engine=MadeEngine([served, replace(SERVED, version="2.0.0")])) as replica:
+        for name in ("desk@champion", "desk@latest", "desk@1.0.0", "desk@2.0.0"):
+            assert replica.http.post("/v1/chat/completions", json=chat("x") | {"model": name}).status_code == 200, name
 
 
 def test_the_typed_target_is_a_name_too(replica: Running) -> None:

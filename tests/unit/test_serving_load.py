@@ -168,6 +168,37 @@ def test_case_G8_others_are_served_in_time_while_one_abuses(replica: Running) ->
 # --- the line before the engine ---
 
 
+def test_case_G8_a_long_text_holds_nobody_else_up(tmp_path: Path) -> None:
+    """Cutting a megabyte into tokens takes a second or more: not on the loop that everybody shares."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(MadeEngine):
+        def encode(self, served: Any, prompt: Any) -> list[int]:
+            if len(str(prompt)) > 4000:
+                reading.set()
+                assert go_on.wait(20)
+                return [1] * 9
+            return super().encode(served, prompt)
+
+    with running(tmp_path, engine=Slow()) as replica, ThreadPoolExecutor(1) as pool:
+        long = pool.submit(replica.chat, "x" * 5000)
+        try:
+            assert reading.wait(10)
+            for path in ("/health", "/ready", "/v1/models"):
+                assert replica.http.get(path, timeout=5).status_code == 200
+            assert replica.chat("short").status_code == 200
+        finally:
+            go_on.set()
+        assert long.result().status_code == 200
+
+
+def test_case_G8_texts_that_are_too_many_are_not_read(tmp_path: Path) -> None:
+    with running(tmp_path) as replica:
+        _made(replica).encode = lambda *_: pytest.fail("was read")  # type: ignore[method-assign]
+        got = replica.http.post("/v1/completions", json={"prompt": ["a text"] * 400})
+        assert got.status_code == 400 and "400 answers are asked for" in got.json()["error"]["message"]
+
+
 def test_case_G8_a_full_line_is_429_with_a_time_to_come_back(replica: Running) -> None:
     with ThreadPoolExecutor(4) as pool:
         slow = [pool.submit(replica.chat, f"slow {number} delay:0.2 tokens:5") for number in range(4)]
