@@ -1,5 +1,6 @@
 """What a replica tells: metrics, the inference log, traces, the ledger; and what it never tells."""
 
+import errno
 import gzip
 import os
 import signal
@@ -17,7 +18,7 @@ from made_engine import SERVED
 from served import TARGET, Process, Running, chat, events, project, running
 
 from slipway.data.redaction import redacted
-from slipway.ledger import audit
+from slipway.ledger import audit, checkpoints
 from slipway.ledger import events as ledger_events
 from slipway.ledger.database import Database
 from slipway.serving import config, inference_log
@@ -243,6 +244,24 @@ def test_the_ledger_is_told_once_a_start_and_the_chain_holds(tmp_path: Path) -> 
     assert first.payload["replica"] != second.payload["replica"]
     report = audit.verify(tmp_path, mirrors=False)
     assert report.is_clean, report.problems
+
+
+def test_a_ledger_that_was_told_and_then_had_no_room_is_not_told_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The event is committed, its checkpoint finds the disk full: the recorder lives on and looks before it tells again."""
+    real, full = checkpoints.write, iter([True])
+
+    def write(*given: Any) -> Any:
+        if next(full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*given)
+
+    monkeypatch.setattr(checkpoints, "write", write)
+    with running(tmp_path, {"ledger": {"retry_seconds": 0.1}}) as replica:
+        wait_for(lambda: replica.metric("llm_ledger_unrecorded") == 0, 20, "the ledger to be told")
+    assert len(started(tmp_path)) == 1
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_case_H3_what_may_be_answered_while_the_ledger_is_away_is_stated() -> None:
