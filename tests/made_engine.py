@@ -37,7 +37,7 @@ class MadeEngine:
         self._texts: dict[int, str] = {}
         self.started: Counter[str] = Counter()  # jobs begun, by prompt
         self.closed: Counter[str] = Counter()  # jobs whose iterator was closed, by prompt
-        self.broken = False  # whatever is asked
+        self.broken: bool | Exception = False  # whatever is asked
         self.running = 0
         self.batches: Counter[int] = Counter()
 
@@ -54,6 +54,8 @@ class MadeEngine:
     async def generate(self, job: Job) -> AsyncIterator[Piece]:
         prompt = bytes(job.prompt).decode()
         self.started[prompt] += 1
+        if isinstance(self.broken, Exception):
+            raise self.broken
         if self.broken:
             raise Transient("CUDA device lost at 0xdeadbeef")
         self.running += 1

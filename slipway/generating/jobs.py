@@ -80,7 +80,7 @@ class Piece:
 
 
 class Engine(Protocol):
-    """Generates. Every method is called from one event loop; whatever computes does so elsewhere."""
+    """Generates. Every method is called from one event loop, but for `encode`; whatever computes does so elsewhere."""
 
     @property
     def served(self) -> Sequence[Served]:
@@ -90,7 +90,9 @@ class Engine(Protocol):
         """Load, verify and warm up; raises a SlipwayError that says why not."""
 
     def encode(self, served: Served, prompt: str | Sequence[Json]) -> tuple[int, ...]:
-        """A text as it is, or messages through the chat template, in tokens; UsageError where a template refuses them."""
+        """A text as it is, or messages through the chat template, in tokens; UsageError where a template refuses them.
+
+        A long text comes from a thread of its own, while short ones come from the event loop."""
 
     def generate(self, job: Job) -> AsyncIterator[Piece]:
         """The answer in pieces; closing the iterator gives up the job. Raises Transient when the engine is lost."""

@@ -14,6 +14,7 @@ from slipway.serving.wire import ChatRequest, Common, CompletionRequest, Message
 Kind = Literal["chat", "text", "response"]
 Of = TypeVar("Of", bound=Common)
 MOST_CHARACTERS_A_TOKEN = 40  # no text has more on average; what cannot fit is not even tokenised
+LONG = 4000  # characters: more take a tokenizer longer than others should stand still for
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def of_completion(request: CompletionRequest, engine: Engine, names: Names, limi
     texts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
     if len(texts) > limits.messages:
         raise problems.invalid(f"`prompt` has {len(texts)} texts, at most {limits.messages} are taken", "prompt")
+    _check_count(request.n * len(texts), limits)  # before the work of reading them
     tokens = [_encoded(engine, served, text, "prompt") for text in texts]
     return _ask("text", request, served, tokens, texts, request.max_tokens, "max_tokens", limits)
 
@@ -148,11 +150,7 @@ def _ask(
     field: str,
     limits: Limits,
 ) -> Ask:
-    count = request.n * len(prompts)
-    if count > limits.choices:
-        raise problems.invalid(
-            f"{count} answers are asked for (`n` times prompts), at most {limits.choices} are made", "n"
-        )
+    _check_count(request.n * len(prompts), limits)
     sampling = Sampling(
         max_tokens=0,  # each prompt leaves its own room
         temperature=request.temperature,
@@ -172,6 +170,13 @@ def _ask(
     )
     usage = request.stream_options.include_usage
     return Ask(kind, served, choices, sum(map(len, prompts)), request.stream, usage, request.user, said)
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.choices:
+        raise problems.invalid(
+            f"{count} answers are asked for (`n` times prompts), at most {limits.choices} are made", "n"
+        )
 
 
 def _stops(stops: tuple[str, ...], limits: Limits) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ class Second:
         try:
             async with asyncio.timeout(self._config.timeout_seconds):
                 return await getattr(self._connected(), command)(*words, **options)
-        except (RedisError, OSError, TimeoutError):
+        except (RedisError, OSError, TimeoutError, ValueError):  # the last: an answer that is no Redis's
             self.failures += 1
             self._quiet_until = time.monotonic() + self._config.pause_seconds
             return None

@@ -50,7 +50,7 @@ class Metrics:
         self._tokens = Counter("llm_tokens", "Tokens read and made", ["kind", *made], registry=registry)
         self._hits = Counter("llm_cache_hits", "Answers that were not made anew", ["level"], registry=registry)
         self._misses = Counter("llm_cache_misses", "Cacheable answers that were made anew", registry=registry)
-        # Gauges: who changes a mind takes the first judgement back.
+        # Gauges by kind, for their names end as dashboards know them; they only grow, as counters do.
         self._correct = Gauge(
             "model_correct_predictions", "Answers that were called right", ["version"], registry=registry
         )
@@ -91,10 +91,10 @@ class Metrics:
         else:
             self._hits.labels(level).inc()
 
-    def judged(self, version: str, before: bool | None, now: bool | None) -> None:
-        """A judgement in place of the one that the same user gave of the same answer before."""
-        self._graded.labels(version).inc((now is not None) - (before is not None))
-        self._correct.labels(version).inc((now is True) - (before is True))
+    def judged(self, version: str, correct: bool) -> None:
+        """The first judgement of an answer, wherever it was given."""
+        self._graded.labels(version).inc()
+        self._correct.labels(version).inc(correct)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

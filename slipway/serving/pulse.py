@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 
@@ -53,5 +54,7 @@ class Pulse:
             )
             async with asyncio.timeout(_PATIENCE_SECONDS), contextlib.aclosing(self._engine.generate(job)) as pieces:  # type: ignore[type-var]
                 return [piece async for piece in pieces][-1:] != []
-        except (SlipwayError, TimeoutError):
+        except Exception as error:  # a bug too: whoever watches must outlive whatever is watched
+            if not isinstance(error, SlipwayError | TimeoutError):
+                logging.getLogger("slipway.serving").exception("the engine's own question ended in a bug")
             return False

@@ -76,7 +76,7 @@ class Replica:
             self.state = "ready"
 
     def _named(self) -> None:
-        """Targets as they were typed (`support-desk@champion`) name what came of them."""
+        """Targets as they were typed (`support-desk@champion`) name what came of them, also several that became one."""
         typed = {name: one for one in self.served for name in one.facts.get("asked_as", ())}
         self.names = Names(self.served, typed)
         self.ids = Ids(self.keys, [one.model for one in self.served])

@@ -1,7 +1,10 @@
 """Answers that are known already: who may be answered with whose, what decides an answer, and a second level that fails."""
 
+import contextlib
 import shutil
+import socketserver
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -252,3 +255,33 @@ def test_a_redis_that_is_away_fails_no_request(tmp_path: Path, redis: Any) -> No
         for number in range(3):
             got = replica.chat(f"hangs {number}", headers=ANN, temperature=0)
             assert said(got) and got.elapsed.total_seconds() < 1
+
+
+@pytest.mark.parametrize("reply", [b"$abc\r\n", b"$-5\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*-1\r\n"])
+def test_whatever_answers_in_place_of_redis_fails_no_request(tmp_path: Path, reply: bytes) -> None:
+    with _no_redis(reply) as port:
+        second = {"cache": {"redis": {"url": f"redis://127.0.0.1:{port}/0", "pause_seconds": 0.01}}}
+        with running(tmp_path, second) as replica:
+            for number in range(2):
+                assert replica.chat(f"odd {number}", headers=ANN, temperature=0).status_code == 200
+
+
+@contextlib.contextmanager
+def _no_redis(reply: bytes) -> Iterator[int]:
+    """A server that says the same to everybody."""
+
+    class Odd(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                while self.request.recv(65536):
+                    self.request.sendall(reply)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Odd) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import served_models
@@ -112,6 +113,28 @@ def test_what_goes_wrong_there_has_its_kind_here(
         engine.say(PROMPT)
     assert type(raised.value) is kind and "\n" not in str(raised.value)
     server.fault = ""
+    assert engine.say(PROMPT) == " w0 w1 w2 w3 w4"
+
+
+@pytest.mark.parametrize("tail", ["\u2028", "\x85", "\u2029x", "é"])
+def test_whatever_stands_in_a_text_cuts_no_event(engine: Running, server: StandIn, tail: str) -> None:
+    server.tail = tail
+    assert engine.say(PROMPT) == "".join(f" w{at}{tail}" for at in range(5))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": [5]}, {"choices": "abc"}, {"choices": {"a": 1}}, {"choices": [{"text": 5}]},
+        {"choices": [{"text": "x"}], "usage": "no"}, {"choices": [{"text": "x"}], "usage": {"completion_tokens": None}},
+        {"choices": [{"text": "x" * 1_100_000}]}, [1],
+    ],
+)  # fmt: skip
+def test_an_event_of_another_shape_is_a_server_that_is_ill(engine: Running, server: StandIn, event: Any) -> None:
+    server.event = event
+    with pytest.raises(Transient, match="ask again"):
+        engine.say(PROMPT)
+    server.event = None
     assert engine.say(PROMPT) == " w0 w1 w2 w3 w4"
 
 
