@@ -134,6 +134,8 @@ class Gateway:
         finished = self.plane.stop(seconds)
         if replicas_too:
             self.serving.stop()
+            self.routing = routing.ended(self.routing)
+            routing.save(self.folder, self.routing)
         self.let_go()
         return finished
 

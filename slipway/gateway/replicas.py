@@ -133,12 +133,20 @@ def ask(address: str, seconds: float = 2.0) -> Readiness:
     """A replica's /ready."""
     try:
         with urllib.request.urlopen(f"http://{address}/ready", timeout=seconds) as answer:
-            return Readiness(True, "ready", answer.headers.get("x-slipway-version"))
+            return Readiness(True, "ready", answer.headers.get("x-slipway-version") or _version(answer.read(10_000)))
     except urllib.error.HTTPError as error:
         text = error.read(300).decode(errors="replace").strip()
         return Readiness(False, f"{error.code} {text}", error.headers.get("x-slipway-version"))
     except (OSError, ValueError) as error:
         return Readiness(False, str(getattr(error, "reason", error)))
+
+
+def _version(body: bytes) -> str | None:
+    """The version that a replica's /ready names first."""
+    try:
+        return str(json.loads(body)["served"][0]["version"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
 
 
 def wait_ready(address: str, seconds: float) -> Readiness:

@@ -29,6 +29,7 @@ class Replica(_Part):
     state: State = "ready"
     pid: int | None = None  # of a process that the gateway has started
     started: float | None = None  # when, by the kernel, so that a number used again is not taken for it
+    serves: str | None = None  # the version it was started with
 
 
 class Side(_Part):
@@ -143,6 +144,15 @@ def _given(name: str, model: Model, arm: Arm, addresses: list[str], slots: int) 
     replicas += [Replica(slot=next(free), address=address) for address in come]
     now = Side(version=side.version if old or not come else None, replicas=replicas)
     return model.with_side(arm, now).model_copy(update={"given": {**model.given, arm: addresses}})
+
+
+def ended(now: Routing) -> Routing:
+    """Without the champions' replicas that the gateway ran itself: they end with it, and who answers next the ledger says."""
+    models = {}
+    for name, model in now.models.items():
+        rest = [one for one in model.champion.replicas if one.pid is None]
+        models[name] = model.with_side("champion", model.champion.model_copy(update={"replicas": rest}))
+    return now.model_copy(update={"models": models})
 
 
 def load(folder: Path) -> Routing | None:

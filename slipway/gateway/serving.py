@@ -10,6 +10,7 @@ from slipway.errors import SlipwayError
 from slipway.gateway import replicas
 from slipway.gateway.config import ARMS, Arm
 from slipway.gateway.replicas import Started
+from slipway.gateway.routing import Replica
 
 if TYPE_CHECKING:
     from slipway.gateway.control import Gateway
@@ -34,7 +35,7 @@ class Serving:
         try:
             address = replicas.wait_started(replica, seconds, self.ended)
             named = version if version[:1].isdigit() else None
-            self.gateway.add(model, arm, address, named, pid=replica.pid, started=replica.born)
+            self.gateway.add(model, arm, address, named, pid=replica.pid, started=replica.born, serves=version)
         except SlipwayError:
             replica.stop()
             raise
@@ -53,12 +54,19 @@ class Serving:
         for name, model in self.gateway.routing.models.items():
             for arm in ARMS:
                 side = model.side(arm)
-                for one in side.replicas:
-                    if one.pid is not None:
-                        replica = self._new(name, arm, side.version or name)
-                        replica.pid, replica.born, replica.address = one.pid, one.started or 0.0, one.address
-                        replica.known_as, replica.adopted = one.address, True
-                        self.started.append(replica)
+                own = [one for one in side.replicas if one.pid is not None]
+                if arm == "champion" and not any(_answers(one) for one in side.replicas):
+                    for one in own:  # who answers next the ledger says: it may be another version by now
+                        self.gateway.forget(name, one.address)
+                    continue
+                for one in own:
+                    self._know(name, arm, one, one.serves or side.version or name)
+
+    def _know(self, model: str, arm: Arm, one: Replica, version: str) -> None:
+        replica = self._new(model, arm, version)
+        replica.pid, replica.born, replica.address = one.pid or 0, one.started or 0.0, one.address
+        replica.known_as, replica.adopted = one.address, True
+        self.started.append(replica)
 
     def look(self) -> None:
         """Start again what died, after a pause that grows; end what answers for nobody any more."""
@@ -113,6 +121,11 @@ class Serving:
         for replica in self.started:
             if not (ours and replica.adopted):
                 replica.stop()
+
+
+def _answers(one: Replica) -> bool:
+    """Whether a replica is there, as far as can be told: one that runs elsewhere is taken for it."""
+    return one.pid is None or replicas.lives(one.pid, one.started or 0.0)
 
 
 def _words(log: Path) -> str:

@@ -206,6 +206,11 @@ class Traffic:
         self.client = Client(url, key, plan.timeout_seconds)
         self.random = random.Random(plan.seed)
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Send no more; what was sent is still waited for."""
+        self._stopped = True
 
     async def run(self, progress: Callable[[Tally], None] | None = None) -> Json:
         """Send everything on time, wait for what is under way, and say how it went."""
@@ -215,6 +220,8 @@ class Traffic:
             due = begun + number / self.plan.rate
             if (pause := due - time.perf_counter()) > 0:
                 await asyncio.sleep(pause)
+            if self._stopped:
+                break
             task = asyncio.create_task(self._one(number, due))
             tasks.add(task)
             task.add_done_callback(tasks.discard)

@@ -293,6 +293,30 @@ def test_after_a_promotion_a_replica_that_dies_comes_back_as_the_champion_it_is(
         gateway.stop(1)
 
 
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_after_its_end_the_champion_is_whom_the_ledger_names_then(tmp_path: Path, how: str) -> None:
+    """Not the version that it was when the gateway ended, nor one of the model's own name."""
+    gateway = own(tmp_path / "gateway")
+    gateway.serving.serve(MODEL, "champion", "base", 20)
+    gateway.serving.serve(MODEL, "candidate", "4.0.0", 20)
+    champion, candidate = gateway.serving.started
+    if how == "stopped":
+        gateway.stop(1)
+    else:
+        gateway.let_go()
+        os.kill(champion.pid, signal.SIGKILL)
+        wait_for(lambda: not champion.lives(), 5, "its end")
+    gateway = own(tmp_path / "gateway")
+    try:
+        assert gateway.model(MODEL).champion.replicas == [], "so that `slipway gateway` asks the ledger"
+        assert [one.version for one in gateway.serving.started] == ["4.0.0"], "the candidate is what it was"
+        wait_for(lambda: gateway.watch.look(MODEL) is not None, 5, "a look")
+        wait_for(lambda: gateway.serving.started[0].lives() and gateway.arms(MODEL)["candidate"]["up"], 15, "it")
+    finally:
+        gateway.stop(1)
+        candidate.stop()
+
+
 def test_a_replica_that_was_removed_is_ended_and_one_that_drains_stays_drained(tmp_path: Path) -> None:
     gateway = own(tmp_path / "gateway")
     try:
