@@ -134,6 +134,7 @@ def _public(config: Config, listen: str, descriptors: int) -> Iterator[str]:
     yield from _admitted(config)
     yield from _whole(config)
     yield from _for_model(config)
+    yield "  http-request set-header x-slipway-model %[var(txn.model)]"  # whose answer it counts: no other may come
     yield from _for_user(config)
     yield "  use_backend %[var(txn.model)]:feedback if feedback"
     yield "  use_backend %[var(txn.model)]:canary if candidate"
@@ -303,8 +304,8 @@ def _canary(config: Config, number: int, name: str) -> Iterator[str]:
     yield "  option redispatch 1"
     yield "  retry-on all-retryable-errors"
     yield "  use-server candidate if TRUE"
-    yield f"  server candidate unix@c{number}.sock weight 0"
-    yield f"  server champion unix@f{number}.sock weight 100"
+    yield f"  server candidate unix@c{number}.sock weight 0{_HOP}"
+    yield f"  server champion unix@f{number}.sock weight 100{_HOP}"
 
 
 def _candidate(config: Config, number: int, name: str, side: Side) -> Iterator[str]:
@@ -349,6 +350,7 @@ def _judged(config: Config) -> Iterator[str]:
     yield f"  http-response deny deny_status 502 if answer !streamed small {post} !{{ res.body,json_query('$.id') -m found }}"
 
 
+_HOP = " pool-purge-delay 500ms"  # idle ones hold up a stop: half a minute, were they looked at every 5 s as by default
 _ASKED_AGAIN = ("  retries 2", "  retry-on conn-failure empty-response 502 503")
 
 
@@ -368,10 +370,10 @@ def _hops(number: int, name: str) -> Iterator[str]:
     yield f"backend {name}:spread"
     yield "  http-reuse always"
     yield from _ASKED_AGAIN
-    yield f"  server champion unix@d{number}.sock"
+    yield f"  server champion unix@d{number}.sock{_HOP}"
     yield f"backend {name}:feedback"
     yield "  http-reuse never"
-    yield f"  server champion unix@d{number}.sock"
+    yield f"  server champion unix@d{number}.sock{_HOP}"
     yield f"backend {name}:mirrored"
     yield "  http-request set-var(txn.body) req.body"
     yield f"  http-request set-var(txn.shadow_socket) str(s{number}.sock)"
@@ -379,7 +381,7 @@ def _hops(number: int, name: str) -> Iterator[str]:
     yield "  filter lua.mirror"
     yield "  http-reuse always"
     yield from _ASKED_AGAIN
-    yield f"  server champion unix@d{number}.sock"
+    yield f"  server champion unix@d{number}.sock{_HOP}"
 
 
 def _shadow(config: Config, number: int, name: str, side: Side) -> Iterator[str]:

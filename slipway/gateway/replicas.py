@@ -28,6 +28,7 @@ def serve_command(model: str, version: str) -> list[str]:
         "from slipway.cli import main; main()",
         "serve",
         f"{model}@{version}",
+        "--no-composites",  # an arm is one version
         "--port",
         "0",
         "--json",

@@ -18,7 +18,7 @@ import made_ledger
 import made_replica
 import pytest
 from conftest import wait_for
-from gateways import Client, Rig, configuration, need_haproxy, rigged
+from gateways import Answer, Client, Rig, configuration, need_haproxy, rigged
 from made_replica import MODEL, Process
 
 from slipway.errors import Refused, StageError, Transient
@@ -361,6 +361,28 @@ def test_case_G11_a_stop_finishes_what_is_under_way(tmp_path: Path) -> None:
         assert found == [200] * 10 and time.monotonic() - begun < 5
         with pytest.raises(OSError):
             Client(rig.port).ask("u")
+
+
+def test_case_G11_a_stop_lets_streams_of_the_candidate_end_and_then_ends(tmp_path: Path) -> None:
+    """Connections between the hops, which nobody uses any more, held a stop up for half a minute; it then said that it had cut."""
+    with rigged(tmp_path / "gateway") as rig:
+        rig.split(50)
+        for one in (rig.champion, rig.candidate):
+            one.fault("ok", piece_seconds=0.1)
+        found: list[Answer] = []
+        body = {"stream": True, "messages": []}
+        asking = [
+            threading.Thread(target=lambda user=user: found.append(Client(rig.port).ask(str(user), body=body)))
+            for user in range(20)
+        ]
+        for thread in asking:
+            thread.start()
+        heard = (rig.champion, rig.candidate)
+        wait_for(lambda: sum(one.asked("/seen")["requests"] for one in heard) == 20, 3, "streams under way")
+        assert rig.gateway.stop(18), "it ended by itself"
+        for thread in asking:
+            thread.join()
+        assert len(found) == 20 and all(answer.body.endswith(b"data: [DONE]\n\n") for answer in found)
 
 
 def test_case_G11_another_configuration_is_taken_under_load(tmp_path: Path) -> None:
