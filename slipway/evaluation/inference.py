@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import json
 import platform
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,9 @@ def add_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     """The model with a LoRA adapter on top; the model itself is changed by it."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+    with warnings.catch_warnings():  # PEFT's own affair, and the first line that `slipway serve` would say
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
 
 
 def positions_of(model: "PreTrainedModel") -> int | None:
