@@ -50,6 +50,11 @@ def _simulated(design: Design, canaries: int, seed: int) -> tuple[list[dict[str,
     from slipway.release import rivals, simulating
 
     truths = simulating.grid(design.question)
+    if not truths:
+        raise UsageError(
+            f"no champion at {simulating.BASES[0]:.0%} or above can be better by {100 * design.question.high:g} points; "
+            f"lower `expected`"
+        )
     print(f"slipway: {len(truths)} truths, {canaries:,} canaries of each; at 2,000 it takes a minute", file=sys.stderr)
     splits = list(dict.fromkeys(truth.split for truth in truths))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:

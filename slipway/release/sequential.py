@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-DESIGN_SHARE = (
-    0.75  # of the stake that bets on the difference the test was designed for; the rest bets on what was learned
-)
+# Of the stake, what bets on the difference that the test was designed for; the rest bets on what was learned.
+DESIGN_SHARE = 0.75
 PRIOR = 0.5  # answers of either kind that each arm is thought to have given before the first block
 HALVINGS = 36  # leaves less than 1e-11 of any bracket
 

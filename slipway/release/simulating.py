@@ -37,7 +37,8 @@ class Scenario:
 
     @property
     def swing(self) -> float:
-        return min(DRIFT, (1 - self.base) / 2) if self.drifting else 0.0
+        above, below = 1 - self.base - max(0.0, self.effect), self.base + min(0.0, self.effect)
+        return min(DRIFT, above / 2, below / 2) if self.drifting else 0.0
 
     def rate(self, phase: float) -> float:
         """Of the champion, at a time counted in Wald's bounds."""
@@ -58,9 +59,11 @@ def grid(question: Question) -> list[Scenario]:
     wide = question.high - question.low
     found = []
     for base in BASES:
-        room = (1 - base) / 2
-        wanted = [question.high, question.low, question.low - wide, min(question.high + wide, room)]
-        effects = [e for e in dict.fromkeys(wanted) if -base + DRIFT <= e <= room]
+        if not (base + question.low > 0 and base + question.high < 1):
+            continue  # nobody is two points better than a champion at 99 %
+        most = question.high + (1 - base - question.high) / 2
+        wanted = [question.high, question.low, question.low - wide, min(question.high + wide, most)]
+        effects = [effect for effect in wanted if base + effect > 0]
         for split in (*SPLITS, RAMP):
             found += [Scenario(base, effect, split, False) for effect in effects]
             found += [Scenario(base, e, split, True) for e in effects if e in (question.low, question.high)]
@@ -99,8 +102,8 @@ def bound(design: Design, scenario: Scenario) -> float | None:
 def _patience(design: Design, scenario: Scenario) -> float:
     """Wald's bound at the harder of the two ends, so often as a canary is patient."""
     ends = (design.question.low, design.question.high)
-    known = [Scenario(scenario.base, end, scenario.split, False) for end in ends if 0 <= scenario.base + end <= 1]
-    return max(found for end in known if (found := bound(design, end)))
+    found = [bound(design, Scenario(scenario.base, end, scenario.split, False)) for end in ends]
+    return max(one for one in found if one is not None)
 
 
 def _play(design: Design, scenarios: Sequence[Scenario], canaries: int, seed: int) -> list[Tally]:

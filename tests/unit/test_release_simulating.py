@@ -52,6 +52,14 @@ def test_evidence_is_carried_over_the_ramp() -> None:
     assert firsts[:40] == [(19, 1)] * 40 and firsts[40:100] == [(3, 1)] * 60 and firsts[100] == (1, 1)
 
 
+def test_superiority_is_simulated_too() -> None:
+    better = Design(Question.superiority(0.05, 0.25), 0.05, 0.05, ((25.0, 20), (50.0, 20)))
+    assert simulating.grid(Question.superiority(0.05, 0.45)) == [], "better than all right"
+    for one in simulating.simulate(better, simulating.grid(better.question), 200, 4):
+        assert one["false_promotion"] <= 0.1 and one["false_rollback"] <= 0.1
+        assert (one["promoted"] > 0.9) == (one["effect"] >= 0.25) or 0.05 < one["effect"] < 0.25
+
+
 def test_every_truth_of_the_grid_is_possible() -> None:
     for question in (DESIGN.question, Question.superiority(0.02, 0.06), Question.non_inferiority(0.2)):
         found = simulating.grid(question)
@@ -59,7 +67,7 @@ def test_every_truth_of_the_grid_is_possible() -> None:
         for scenario in found:
             ends = (scenario.base - scenario.swing, scenario.base + scenario.swing)
             assert min(ends) + min(0, scenario.effect) >= 0 and max(ends) + max(0, scenario.effect) <= 1 + 1e-9
-        assert {scenario.base for scenario in found} == {0.6, 0.9, 0.99}
+        assert {scenario.base for scenario in found} == {0.6, 0.9} | ({0.99} if question.high == 0 else set())
 
 
 def test_other_rules_are_wrong_more_often() -> None:
