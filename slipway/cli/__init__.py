@@ -1412,6 +1412,42 @@ def send_traffic(
     )
 
 
+# --- canary -----------------------------------------------------------------------------------------------------------
+
+_canary = App(name="canary", help="How a candidate is led to all traffic, and how often that would go wrong.")
+app.command(_canary)
+
+
+@_canary.command(name="simulate")
+def canary_simulate(
+    *,
+    canaries: int = 2000,
+    seed: int = 1,
+    policy: Path | None = None,
+    metric: str | None = None,
+    plot: Path | None = None,
+    json: Json = False,
+) -> int:
+    """How often the policy promotes or rolls back wrongly, and how much traffic it needs, beside rules that others use.
+
+    Parameters
+    ----------
+    canaries
+        How many to try of each truth.
+    seed
+        Of the random numbers; the same seed gives the same figures.
+    policy
+        Another file than configs/policies/canary.yaml.
+    metric
+        The primary metric; the policy's first one when not given.
+    plot
+        An SVG file to draw the figures into.
+    """
+    from slipway.cli import canary as commands
+
+    return commands.simulate(canaries, seed, policy, metric, plot, json)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a command; a mistake is one line and an exit code, never a traceback."""
     from cyclopts import CycloptsError

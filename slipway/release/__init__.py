@@ -1,1 +1,1 @@
-"""From a registered candidate to the champion, or back: by proof, a share of the traffic at a time."""
+"""The release engine: what is seen of a candidate on live traffic, and what follows from it."""
