@@ -150,7 +150,7 @@ _CHANGES: dict[str, Callable[["Gateway", Json], Any]] = {
     "drain": lambda gateway, asked: gateway.drain(str(asked["model"]), _address(asked)),
     "ready": lambda gateway, asked: gateway.ready(str(asked["model"]), _address(asked)),
     "remove": lambda gateway, asked: gateway.remove(str(asked["model"]), _address(asked)),
-    "settle": lambda gateway, asked: gateway.settle(str(asked["model"]), _why(asked)),
+    "settle": lambda gateway, asked: gateway.settle(str(asked["model"]), _why(asked), bool(asked.get("keep_old"))),
     "reload": _reload,
 }
 

@@ -248,6 +248,7 @@ class Gateway:
         self.drain(model, address)
         self.idle(model, arm, replica.slot, wait_seconds)
         self.forget(model, address)
+        self.serving.let_go(model, [address])
         self.journal.add("replica_removed", model, f"{address} answers for the {arm} no more", arm=arm, address=address)
 
     def forget(self, model: str, address: str) -> None:
@@ -270,18 +271,25 @@ class Gateway:
                 )
             time.sleep(0.05)
 
-    def settle(self, model: str, why: str) -> None:
-        """Make the candidate, which has all traffic, the champion's replicas: no user sees a difference."""
+    def settle(self, model: str, why: str, keep_old: bool = False) -> None:
+        """Make the candidate, which has all traffic, the champion's replicas: no user sees a difference.
+
+        The old champion's replicas are kept ready in the candidate's place, at 0 %, or let go.
+        """
         with self.lock:
             before = self.model(model)
             if before.candidate_weight != 100:
                 raise Refused(
                     f"the candidate of {model} has {before.candidate_weight:g} % of the traffic, not all; move it first"
                 )
-            now, commands = _settled(model, before, self.config.slots)
+            now, commands = _settled(model, before, self.config.slots, keep_old)
             with self._kept(model, now, first=True):
                 self.runtime.do(commands)
             self.watch.moved(model, fresh=True)
+        old = [one.address for one in before.champion.replicas]
+        self.serving.changed_arms(model, now)
+        if not keep_old:
+            self.serving.let_go(model, old)
         self._tell_traffic(model, now, why, "control")
 
     def apply(self) -> None:
@@ -413,7 +421,7 @@ def _shadow(name: str, model: Model) -> str:
     return f"set map {rendering.SHADOWS} {name} {routing.threshold(model.shadow_percent)}"
 
 
-def _settled(name: str, before: Model, slots: int) -> tuple[Model, list[str]]:
+def _settled(name: str, before: Model, slots: int, keep_old: bool) -> tuple[Model, list[str]]:
     """The candidate's replicas in the champion's slots, and the commands in an order that never lacks an answerer."""
     old, new = before.champion, before.candidate
     side = routing.Side(version=new.version)
@@ -431,9 +439,12 @@ def _settled(name: str, before: Model, slots: int) -> tuple[Model, list[str]]:
         for one in old.replicas
         if one.slot not in taken
     ]
-    now = before.model_copy(update={"champion": side, "candidate": routing.Side(), "candidate_weight": 0.0})
+    kept = old if keep_old else routing.Side()
+    now = before.model_copy(update={"champion": side, "candidate": kept, "candidate_weight": 0.0})
     commands += [_weight(name, now)]
     commands += [command for one in new.replicas for command in rendering.detach(name, "candidate", one.slot)]
+    for one in kept.replicas:
+        commands += rendering.attach(name, "candidate", one.slot, *_resolve(one.address))
     return now, commands
 
 

@@ -1,7 +1,7 @@
 """The replicas that a gateway started: found again after it was killed, started again when they die."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from slipway.errors import SlipwayError
 from slipway.gateway import replicas
 from slipway.gateway.config import ARMS, Arm
 from slipway.gateway.replicas import Started
+from slipway.gateway.routing import Model
 
 if TYPE_CHECKING:
     from slipway.gateway.control import Gateway
@@ -22,11 +23,27 @@ class Serving:
     def __init__(self, gateway: "Gateway", command: Command = replicas.serve_command) -> None:
         self.gateway, self.command = gateway, command
         self.started: list[Started] = []
-        self._lock = threading.Lock()
+        self._lock, self._starting = threading.Lock(), threading.Lock()
         self._number = 0
 
     def serve(self, model: str, arm: Arm, version: str, seconds: float = replicas.READY_SECONDS) -> str:
-        """Start a replica of a version, wait until it is ready, and let it answer for an arm; its address."""
+        """Let a version answer for an arm: start a replica and wait until it is ready; its address.
+
+        Who asks again, after a lost answer or a kill, gets the replica that is there: one at a time starts.
+        """
+        with self._starting:
+            there = self._there(model, arm, version)
+            return there or self._start(model, arm, version, seconds)
+
+    def _there(self, model: str, arm: Arm, version: str) -> str | None:
+        side = self.gateway.model(model).side(arm)
+        for one in self.started:
+            mine = (one.model, one.arm, one.version) == (model, arm, version)
+            if mine and one.lives() and one.address and side.at(one.address):
+                return one.address
+        return None
+
+    def _start(self, model: str, arm: Arm, version: str, seconds: float) -> str:
         replica = self._new(model, arm, version)
         replica.start()
         try:
@@ -48,6 +65,21 @@ class Serving:
         process: dict[str, Any] = {"pid": replica.pid, "started": replica.born}
         version = replica.version if replica.version[:1].isdigit() else None
         self.gateway.add(replica.model, replica.arm, address, version, **process)
+
+    def changed_arms(self, model: str, now: Model) -> None:
+        """After a settlement: a process that dies from now on is started again in the arm where it is now."""
+        for replica in self.started:
+            for arm in ARMS:
+                if replica.model == model and replica.address and now.side(arm).at(replica.address):
+                    replica.arm = arm
+
+    def let_go(self, model: str, addresses: Collection[str]) -> None:
+        """End the processes at these addresses, which finish what they have, and start them no more."""
+        with self._lock:
+            gone = [one for one in self.started if one.model == model and one.address in addresses]
+            self.started = [one for one in self.started if one not in gone]
+        for one in gone:
+            one.stop()
 
     def adopt(self) -> None:
         """Know again the processes that an earlier gateway started and left."""
