@@ -1,7 +1,7 @@
 """What the controllers of Kubernetes and KServe do, as far as traffic goes: written after their own sources (v0.20).
 
 knative   ksvc_reconciler.go and PropagateStatus of inference_service_status.go: revisions, and the last one rolled out
-standard  validateCanarySpecs, reconcileCanaryDeployments and applyCanaryWeights: a canary that is not ready gets nothing
+standard  validateCanarySpecs and reconcileCanaryDeployments: replicas of a canary are taken away from the predictor's
 llm       router_group*.go: members of a group, with their weights, in the status of each
 """
 
@@ -132,7 +132,7 @@ class Standard:
             if replicas is None:
                 replicas = math.ceil(stable.get("minReplicas", 1) * canary["trafficPercent"] / 100)
             ready = replicas > 0 and version_of(canary["predictor"]) not in api.unready
-            taken += replicas if ready else 0
+            taken += replicas
             name, percent = canary["predictor"]["name"], canary["trafficPercent"]
             said.append({"name": name, "ready": ready, "trafficPercent": percent})
         left = stable.get("minReplicas", 1)
@@ -143,12 +143,8 @@ class Standard:
 
     @staticmethod
     def shares(one: Object) -> dict[str, float]:
-        """The weights of the HTTPRoute that KServe would write."""
-        ready = {said["name"]: said["ready"] for said in one["status"]["canaryStatuses"]}
-        found: dict[str, float] = {}
-        for canary in one["spec"].get("canary") or []:
-            if ready.get(canary["predictor"]["name"]):
-                found[version_of(canary["predictor"])] = canary["trafficPercent"]
+        """The weights of the HTTPRoute that KServe 0.20 would write; later ones hold back what is not ready."""
+        found = {version_of(one["predictor"]): one["trafficPercent"] for one in one["spec"].get("canary") or []}
         return {version_of(one["spec"]["predictor"]): 100 - sum(found.values()), **found}
 
 

@@ -1,5 +1,6 @@
 """What every router promises, on each platform: the same calls, the same end, whatever dies or gets in between."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -114,6 +115,20 @@ def test_a_way_back_that_is_killed_is_gone_again(platform: Rig) -> None:
             assert sum(platform.shares().values()) == 100
             platform.router().restore(platform.arm(OLD))
         assert platform.shares() == {OLD: 100} and platform.router().look().champion == OLD
+        if dying.count < at:
+            break
+    assert dying.count < at and at >= 2
+
+
+def test_a_letting_go_that_is_killed_can_be_followed_by_the_same_candidate(platform: Rig) -> None:
+    old, new = platform.arm(OLD), platform.arm(NEW)
+    platform.router().prepare(old, new)
+    for at in range(1, 20):
+        dying = Dying(at)
+        with contextlib.suppress(Killed):
+            platform.router(dying).abandon()
+        platform.router().prepare(old, new)
+        assert platform.router().look().ready.get(NEW) and platform.shares() == {OLD: 100}
         if dying.count < at:
             break
     assert dying.count < at and at >= 2

@@ -104,7 +104,7 @@ class CanaryRouter:
 
 
 def seen(ref: Ref, there: Json) -> Traffic:
-    """What an InferenceService does: a canary that is not ready gets nothing, whatever the spec says."""
+    """What an InferenceService does. A canary that is not ready counts with its share: KServe 0.20 sends it there."""
     spec, status = there["spec"], there.get("status", {})
     canaries = spec.get("canary") or []
     if len(canaries) > 1:
@@ -116,7 +116,7 @@ def seen(ref: Ref, there: Json) -> Traffic:
     name, candidate = canaries[0]["predictor"]["name"], _version(canaries[0]["predictor"])
     found = next((one for one in status.get("canaryStatuses") or [] if one["name"] == name), None)
     ready[candidate] = observed(there) and found is not None and bool(found["ready"])
-    has = float(found["trafficPercent"]) if found and found["ready"] else 0.0
+    has = float(found["trafficPercent"]) if found else 0.0
     return Traffic(champion, candidate, has, ready)
 
 
