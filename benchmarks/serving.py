@@ -88,7 +88,7 @@ async def front(root: Path, port: int, threads: int) -> None:
 
     async def complete(request: Request) -> StreamingResponse:
         body = await request.json()
-        prompt = tuple(engine.encode(served, body["prompt"]))
+        prompt = engine.encode(served, body["prompt"])
         job = Job("", served, prompt, Sampling(body["max_tokens"], temperature=0.0), time.monotonic() + 600)
 
         async def events() -> AsyncIterator[str]:

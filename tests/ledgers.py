@@ -41,7 +41,10 @@ class Postgres:
         self.programs = programs
         self.port = _free_port()
         self.owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
-        self.home = Path(tempfile.mkdtemp(prefix="slipway-postgres-"))
+        # Beside pytest's own folders, which that user could not enter.
+        self.home = Path(
+            tempfile.mkdtemp(prefix="slipway-postgres-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT") or None)
+        )
         self._own(self.home)
         self._server: subprocess.Popen[bytes] | None = None
         made = [str(programs / "initdb"), "-D", str(self.data), "-U", "slipway", "-A", "trust", "-E", "UTF8"]

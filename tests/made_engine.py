@@ -15,7 +15,13 @@ from slipway.errors import StageError, Transient, UsageError
 from slipway.generating.jobs import Job, Piece, Served
 
 CONTEXT = 2000
-SERVED = Served("desk", "1.0.0", "1d" * 32, CONTEXT, {"run": "0" * 32, "release": "20261121-000000-abcdef"})
+SERVED = Served(
+    "desk",
+    "1.0.0",
+    "1d" * 32,
+    CONTEXT,
+    {"run": "0" * 32, "release": "20261121-000000-abcdef", "asked_as": ["desk@champion"]},
+)
 FAULTS = (
     *("hang", "hang_after_first", "lost", "lost_midway", "failed", "bug", "bug_midway"),
     *("empty", "surrogate", "nul", "nan", "cut", "too_many", "not_text", "bad_finish", "nothing"),
@@ -31,23 +37,25 @@ class MadeEngine:
         self._texts: dict[int, str] = {}
         self.started: Counter[str] = Counter()  # jobs begun, by prompt
         self.closed: Counter[str] = Counter()  # jobs whose iterator was closed, by prompt
-        self.broken = False  # whatever is asked
+        self.broken: bool | Exception = False  # whatever is asked
         self.running = 0
         self.batches: Counter[int] = Counter()
 
     async def start(self) -> None:
         await asyncio.sleep(self._start_seconds)
 
-    def encode(self, served: Served, prompt: str | Sequence[dict[str, Any]]) -> list[int]:
+    def encode(self, served: Served, prompt: str | Sequence[dict[str, Any]]) -> tuple[int, ...]:
         if not isinstance(prompt, str):
             if any(one["content"] == "refused by the template" for one in prompt):
                 raise UsageError("the template wants user and assistant in turn")
             prompt = "\n".join(f"<{one['role']}>{one['content']}" for one in prompt)
-        return list(prompt.encode())
+        return tuple(prompt.encode())
 
     async def generate(self, job: Job) -> AsyncIterator[Piece]:
         prompt = bytes(job.prompt).decode()
         self.started[prompt] += 1
+        if isinstance(self.broken, Exception):
+            raise self.broken
         if self.broken:
             raise Transient("CUDA device lost at 0xdeadbeef")
         self.running += 1

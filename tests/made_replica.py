@@ -2,7 +2,8 @@
 
     python tests/made_replica.py --version 1.0.0 [--port 0]      prints {"address": …} when it listens
 
-POST /fault {"mode": …} sets how it answers from then on: ok, hang, slow, 500, empty, garbage, nothing, cut, cut-stream.
+POST /fault {"mode": …} sets how it answers from then on: ok, hang, slow, empty, garbage, nothing, cut, cut-chunks, cut-stream,
+hang-stream, empty-stream, or a status as a number.
 GET /seen tells the headers of the last requests, /metrics what was counted.
 """
 
@@ -115,8 +116,12 @@ class Connection(asyncio.Protocol):
     async def slowly(self, mode: str, headers: dict[str, str], body: bytes) -> None:
         if mode == "hang":
             await asyncio.sleep(3600)
-        elif mode == "500":
-            self.answer({"error": "broken"}, 500)
+        elif mode == "101":
+            self.transport.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
+            )
+        elif mode.isdigit():
+            self.answer({"error": "broken"}, int(mode))
         elif mode == "empty":
             self.answer(None)
         elif mode == "garbage":
@@ -128,6 +133,13 @@ class Connection(asyncio.Protocol):
             self.transport.write(head + b'{"id": "x", "choices": [')
             await asyncio.sleep(0.02)
             self.transport.close()
+        elif mode == "cut-chunks":
+            self.transport.write(self.head(200, "application/json", None))
+            self.piece(json.dumps(self.completion(headers, "hello")).encode())
+            await asyncio.sleep(0.02)
+            self.transport.close()
+        elif mode == "empty-stream":
+            self.transport.write(self.head(200, "text/event-stream", None) + b"0\r\n\r\n")
         else:
             if mode == "slow":
                 await asyncio.sleep(self.replica.slow_seconds)
@@ -148,6 +160,8 @@ class Connection(asyncio.Protocol):
             if mode == "cut-stream" and number == 2:
                 self.transport.close()
                 return
+            if mode == "hang-stream" and number == 2:
+                await asyncio.sleep(3600)
         self.replica.tokens += PIECES
         self.piece(b"data: [DONE]\n\n")
         self.transport.write(b"0\r\n\r\n")

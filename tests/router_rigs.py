@@ -224,7 +224,8 @@ class LocalRig(Rig):
         )
 
     def there(self) -> set[str]:
-        return {one.version for one in self.gateway.serving.started if one.lives()}
+        now = self.gateway.model(MODEL)
+        return {str(now.side(arm).version) for arm in ("champion", "candidate") if now.side(arm).replicas}
 
     def unready(self, *versions: str) -> None:
         self.bad = set(versions)
@@ -242,8 +243,7 @@ class LocalRig(Rig):
         keep = self.gateway.model(MODEL).champion.version == "1.0.0"
         for arm in ("candidate",) if keep else ("candidate", "champion"):
             for one in list(self.gateway.model(MODEL).side(arm).replicas):
-                self.gateway.forget(MODEL, one.address)
-                self.gateway.serving.let_go(MODEL, [one.address])
+                self.gateway.forget(MODEL, one.address)  # the watch ends its process
 
     def close(self) -> None:
         self.gateway.stop(1)

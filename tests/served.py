@@ -66,7 +66,7 @@ class Running:
 
     async def _serve(self) -> None:
         config = ServingConfig.load(self._root / FILE)
-        self.replica = Replica(self._root, config, self.engine, [TARGET])
+        self.replica = Replica(self._root, config, self.engine)
         self.loop, self.server = asyncio.get_running_loop(), Server(self.replica)
         await serve(self.server, self.listener, self._ready.set)
 

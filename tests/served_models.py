@@ -6,8 +6,9 @@ first, second = made.version(whole=False), made.version("1.1.0", whole=False)
 
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import made_versions
@@ -17,7 +18,7 @@ from slipway import digest
 from slipway.artifacts import Manifest
 
 
-def make_adapter(base: Path, place: Path, seed: int) -> Path:
+def make_adapter(base: Path, place: Path, seed: int, **more: Any) -> Path:
     """A random LoRA adapter, strong enough to change every answer."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -27,13 +28,14 @@ def make_adapter(base: Path, place: Path, seed: int) -> Path:
 
     model = inference.load_model(base)
     turned = any(isinstance(module, Conv1D) for module in model.modules())
-    config = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=turned)
+    chosen = {"r": 4, "lora_alpha": 64, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **more}
+    config = LoraConfig(**chosen, fan_in_fan_out=turned)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         peft = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in sorted(peft.named_parameters()):
-        if "lora_" in name:
+    for _, weight in sorted(peft.named_parameters()):
+        if weight.requires_grad:
             weight.data.normal_(0, 0.3, generator=generator)
     peft.save_pretrained(place)
     (place / "README.md").unlink(missing_ok=True)
@@ -59,12 +61,13 @@ class Served(made_versions.Made):
     """A project whose base and versions are real models."""
 
     full = False  # whether all of the base is tuned, rather than an adapter on it
+    adapter: Mapping[str, Any] = MappingProxyType({})  # how an adapter differs from the usual one
 
     def _train(self, number: str) -> None:
         base, adapter = self.path("base"), self.path("adapter")
         shutil.rmtree(adapter)
         seed = int(digest.of_bytes(number.encode())[:8], 16)
-        made = make_whole(base, adapter, seed) if self.full else make_adapter(base, adapter, seed)
+        made = make_whole(base, adapter, seed) if self.full else make_adapter(base, adapter, seed, **self.adapter)
         facts = {"method": "full" if self.full else "lora", "base_digest": Manifest.load(base / digest.MANIFEST).digest}
         Manifest.write(made, facts)
 

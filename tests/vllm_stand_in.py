@@ -25,6 +25,8 @@ class StandIn(ThreadingHTTPServer):
         self.fault = ""
         self.left_early = threading.Event()  # a client closed a stream that was not at its end
         self.words = 5
+        self.tail = ""  # of each word
+        self.event: Any = None  # sent in place of the first one
 
     @property
     def url(self) -> str:
@@ -68,11 +70,16 @@ class _Handler(BaseHTTPRequestHandler):
                     return self._drop()
                 if self.server.fault == "slow":
                     time.sleep(0.2)
+                if self.server.event is not None:
+                    self._event(self.server.event)
                 last = at == count - 1
                 finish = ("length" if count == body["max_tokens"] else "stop") if last else None
                 finish = "abort" if last and self.server.fault == "abort" else finish
                 self._event(
-                    {"choices": [{"text": f" w{at}", "finish_reason": finish}], "usage": {"completion_tokens": at + 1}}
+                    {
+                        "choices": [{"text": f" w{at}{self.server.tail}", "finish_reason": finish}],
+                        "usage": {"completion_tokens": at + 1},
+                    }
                 )
                 if self.server.fault == "garbage":
                     self._chunk(b"data: {torn\n\n")
@@ -93,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _event(self, value: dict[str, Any]) -> None:
-        self._chunk(f"data: {json.dumps(value)}\n\n".encode())
+        self._chunk(f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode())  # as vLLM writes it
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

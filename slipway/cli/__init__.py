@@ -1049,6 +1049,7 @@ def serve_versions(
     host: str = "127.0.0.1",
     port: int = 8000,
     engine: Literal["transformers", "vllm"] | None = None,
+    composites: bool = True,
     json: Json = False,
 ) -> int:
     """Answer as OpenAI's API does, with one model's version or several, until a signal.
@@ -1056,17 +1057,58 @@ def serve_versions(
     Parameters
     ----------
     targets
-        What to serve, as NAME@champion or NAME@1.0.0; the first one is meant where a request names the model alone.
+        What to serve, as NAME@champion or NAME@1.0.0, or the name of a composite; the first one answers where a request
+        names no model.
     host
         The address to listen on.
     port
         The port; 0 takes a free one and says which.
     engine
         What generates, in place of `engine` in configs/serving.yaml.
+    composites
+        Whether the composites of configs/serving.yaml are served too, with the versions that they are made of. Where
+        some are named, only those are.
     """
     from slipway.cli import serve
 
-    return serve.serve(targets, host, port, engine, json)
+    return serve.serve(targets, host, port, engine, composites, json)
+
+
+@app.command(name="vllm")
+def vllm_server(
+    *targets: str,
+    out: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_model_len: int | None = None,
+    gpu_memory_utilization: float | None = None,
+    tensor_parallel: int = 1,
+    json: Json = False,
+) -> int:
+    """Write the command of a vLLM server, and verified copies of what it serves; vLLM itself is not needed here.
+
+    Parameters
+    ----------
+    targets
+        What it serves, as for `slipway serve`: NAME@champion, NAME@1.0.0, NAME@base; of a composite, its members.
+    out
+        A new folder for the copies and `serve.sh`, to be mounted where vLLM runs.
+    host
+        The address that vLLM listens on; 0.0.0.0 within a container.
+    port
+        Its port.
+    max_model_len
+        The most tokens of prompt and answer together; otherwise what the model has.
+    gpu_memory_utilization
+        The share of the GPU's memory that vLLM takes; otherwise its own default.
+    tensor_parallel
+        How many GPUs share the model.
+    """
+    from slipway.cli import vllm
+    from slipway.generating.vllm_command import Options
+
+    options = Options(host, port, max_model_len, gpu_memory_utilization, tensor_parallel)
+    return vllm.write(targets, out, options, json)
 
 
 @app.command

@@ -26,14 +26,21 @@ def run(file: Path | None, drain_seconds: float, json: bool) -> int:
     settings.quiet()
     gateway = Gateway(config.load(root, file), folder(root), journal.to_ledger(root))
     ended, cut = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        gateway.serving.ended.set()  # no replica that is starting is waited for
+        ended.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: ended.set())
+        signal.signal(name, end)
     try:
         gateway.start()
         _say_addresses(gateway, json)
         _start_champions(root, gateway)
     except SlipwayError:
-        gateway.stop(1)
+        gateway.give_up()
+        if ended.is_set():
+            return 0
         raise
     ended.wait()
     print("slipway: taking no new requests; finishing those that are under way", file=sys.stderr)

@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 EngineName = Literal["transformers", "vllm"]
 
 
-def serve(targets: Sequence[str], host: str, port: int, engine: EngineName | None, json: bool) -> int:
+def serve(targets: Sequence[str], host: str, port: int, engine: EngineName | None, composites: bool, json: bool) -> int:
     from slipway.serving.config import FILE, ServingConfig
 
-    if not targets:
-        raise UsageError("name what is served, as in `slipway serve support-desk@champion`")
     if not 0 <= port <= 65535:
         raise UsageError(f"{port} is no port; name one from 0 (any free one) to 65535")
     root = settings.find_root()
     config = ServingConfig.load(root / FILE)
     if engine is not None:
         config = config.model_copy(update={"engine": engine})
+    if not composites:
+        config = config.model_copy(update={"composites": []})
+    if not targets and not config.composites:
+        raise UsageError("name what is served, as in `slipway serve support-desk@champion`")
     settings.apply(root)
     from slipway.serving import server  # FastAPI and uvicorn: only a server waits for them
 
@@ -40,7 +42,7 @@ async def _serve(root: Path, config: "ServingConfig", targets: list[str], listen
     from slipway.serving import engines, server
     from slipway.serving.replica import Replica
 
-    replica = Replica(root, config, engines.open_engine(root, config, targets), targets)
+    replica = Replica(root, config, engines.open_engine(root, config, targets))
     await server.serve(server.Server(replica), listener, lambda: _say(replica, server.address(listener), json))
 
 

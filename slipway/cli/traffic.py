@@ -76,7 +76,7 @@ def _text(found: dict[str, Any]) -> str:
 
     lines = {
         "requests": f"{found['sent']} in {found['seconds']:g} s ({found['rate']:g} a second), {found['streams']} streamed",
-        "answered": f"{found['ok']}; {found['errors']} not: {found['lost']} lost, {found['cut_streams']} cut, by status {found['statuses']}",
+        "answered": f"{found['ok']}; {found['errors']} not: {found['lost']} lost, {found['cut_streams']} cut, {found['resent']} sent twice, by status {found['statuses']}",
         "to the whole": times("latency_ms"),
         "to first byte": times("first_byte_ms"),
         "versions": ", ".join(f"{name} {count}" for name, count in found["versions"].items()) or "unknown",

@@ -1,7 +1,10 @@
 """The gateway's admin port: a live page, its figures as JSON, and changes for who holds the token."""
 
+import contextlib
 import hmac
+import ipaddress
 import json
+import os
 import secrets
 import sys
 import threading
@@ -11,8 +14,8 @@ from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from slipway import atomic
 from slipway.artifacts import Json
 from slipway.errors import Refused, SlipwayError, UsageError
 from slipway.gateway import config as configuration
@@ -31,10 +34,15 @@ _STATUS = {1: 500, 2: 400, 3: 409, 75: 503}
 def token(folder: Path) -> str:
     """The secret that changes need, made once; only this user can read it."""
     path = folder / TOKEN
-    if not path.exists():
-        path.touch(mode=0o600)
-        atomic.write_text(path, secrets.token_urlsafe(32))
-        path.chmod(0o600)
+    with contextlib.suppress(FileNotFoundError):
+        if len(found := path.read_text().strip()) >= 32:  # one that is cut short, or empty, is none
+            return found
+    partial = path.with_name(f".{TOKEN}.{os.getpid()}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write(secrets.token_urlsafe(32))
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
     return path.read_text().strip()
 
 
@@ -122,11 +130,16 @@ def _weights(gateway: "Gateway", asked: Json) -> None:
 
 
 def _add(gateway: "Gateway", asked: Json) -> None:
-    gateway.add(str(asked["model"]), asked["arm"], _address(asked), asked.get("version"))
+    version = asked.get("version")
+    if not isinstance(version, str | None):
+        raise UsageError(
+            f"version is {ascii(version)[:80]}, not a text"
+        )  # it would be kept, and no start could read it
+    gateway.add(str(asked["model"]), asked["arm"], _address(asked), version)
 
 
 def _serve(gateway: "Gateway", asked: Json) -> None:
-    gateway.serving.serve(str(asked["model"]), asked["arm"], str(asked["version"]))
+    gateway.serving.ensure(str(asked["model"]), asked["arm"], str(asked["version"]))
 
 
 def _reload(gateway: "Gateway", asked: Json) -> None:
@@ -162,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         admin, path = self.server.admin, self.path.partition("?")[0]
+        if self._length() != 0:
+            self.close_connection = True  # what it sent along is not read, and so must not be taken for a request
         if not self._from_here():
             return
         if path == "/":
@@ -182,14 +197,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         admin = self.server.admin
-        length = int(self.headers.get("content-length") or 0)
-        body = self.rfile.read(min(length, LARGEST))
+        keep, self.close_connection = self.close_connection, True  # unless its body was read to the end
         if not self._from_here():
             return
         given = (self.headers.get("authorization") or "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), admin.token.encode()):
             self._json(401, {"error": f"changes need the token of {admin.gateway.folder / TOKEN}"})
             return
+        if not 0 <= (length := self._length()) <= LARGEST:
+            self._json(413, {"error": f"send at most {LARGEST} bytes, and say how many"})
+            return
+        body, self.close_connection = self.rfile.read(length), keep
         try:
             asked = json.loads(body)
         except (ValueError, RecursionError):
@@ -200,12 +218,22 @@ class _Handler(BaseHTTPRequestHandler):
         self._do(lambda: admin.change(self.path.removeprefix("/api/"), asked))
 
     def _from_here(self) -> bool:
-        """Refuse another site's page that a browser was led to (its Host is that site's name)."""
-        host = (self.headers.get("host") or "").rpartition(":")[0].strip("[]")
-        if host in ("127.0.0.1", "localhost", "::1", self.server.admin.host):
+        """Refuse another site's page that a browser was led to: its Host is that site's name, and never a number."""
+        host = urlsplit(f"//{self.headers.get('host') or ''}").hostname or ""
+        with contextlib.suppress(ValueError):
+            ipaddress.ip_address(host)
+            return True
+        if host in ("localhost", self.server.admin.host):
             return True
         self._json(403, {"error": f"this is the admin port of {self.server.admin.address}"})
         return False
+
+    def _length(self) -> int:
+        """How long its body is; -1 where that is not said in figures."""
+        if "transfer-encoding" in self.headers:
+            return -1
+        said = self.headers.get("content-length", "0")
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else -1
 
     def _do(self, act: Callable[[], Json]) -> None:
         try:

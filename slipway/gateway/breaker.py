@@ -13,10 +13,12 @@ class Window:
         self._last: deque[bool] = deque(maxlen=policy.last)
 
     def add(self, good: int, bad: int) -> None:
-        """Answers since the last look. Their order is not known: the bad ones count as the newest."""
-        most = self.policy.last
-        self._last.extend([False] * min(good, most))
-        self._last.extend([True] * min(bad, most))
+        """Answers since the last look, in no known order: of more than a window holds, the newest are a fair part."""
+        most, all_ = self.policy.last, good + bad
+        newest = min(all_, most)
+        of_these = round(bad * newest / all_) if all_ else 0
+        self._last.extend([False] * (newest - of_these))
+        self._last.extend([True] * of_these)
 
     def forget(self) -> None:
         self._last.clear()

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from slipway.artifacts import Json
 from slipway.errors import UsageError
 
+_CLOSED = "closed without an answer"
 _Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -25,6 +26,7 @@ class Answer:
     seconds: float = 0.0
     first_byte_seconds: float = 0.0
     problem: str = ""
+    resent: bool = False  # the kept connection it was sent on at first was closed without a word
 
     @property
     def streamed(self) -> bool:
@@ -44,19 +46,25 @@ class Client:
         self._idle: deque[_Line] = deque()
 
     async def post(self, path: str, body: Json, headers: dict[str, str]) -> Answer:
-        """An answer in any case: what went wrong stands in it. A kept connection that had been closed is not a failure."""
-        data, begun = json.dumps(body).encode(), time.perf_counter()
+        """An answer in any case: what went wrong stands in it. Sent again once, and said so, where a kept connection closed."""
+        data, begun, resent = json.dumps(body).encode(), time.perf_counter(), False
         while True:
             line, kept = await self._line(begun)
             if isinstance(line, Answer):
+                line.resent = resent
                 return line
             answer = await self._asked(line, self._request(path, data, headers), begun)
-            if answer.status or not kept or answer.problem == "late":
+            answer.resent = resent
+            if answer.status or not kept or answer.problem != _CLOSED:
                 return answer
+            resent = True
 
     async def _line(self, begun: float) -> tuple[_Line | Answer, bool]:
-        if self._idle:
-            return self._idle.pop(), True
+        while self._idle:
+            line = self._idle.pop()
+            if not line[0].at_eof() and line[0].exception() is None:
+                return line, True
+            line[1].close()  # closed while it waited: nothing was sent, so nothing is lost
         try:
             opened = asyncio.open_connection(self.host, self.port, ssl=self.tls, limit=1 << 20)
             return await asyncio.wait_for(opened, self.seconds), False
@@ -81,8 +89,11 @@ class Client:
                 await _exchange(line, request, answer, begun)
         except TimeoutError:
             answer.problem = "late"
-        except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-            answer.problem = str(error) or type(error).__name__
+        except asyncio.IncompleteReadError as error:
+            answer.problem = str(error) if error.partial or answer.status else _CLOSED
+        except (OSError, ValueError, LookupError, asyncio.LimitOverrunError) as error:
+            reset = isinstance(error, ConnectionError) and not answer.status
+            answer.problem = _CLOSED if reset else str(error) or type(error).__name__
         answer.seconds = time.perf_counter() - begun
         if answer.whole and answer.headers.get("connection", "").lower() != "close":
             self._idle.append(line)

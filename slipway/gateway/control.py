@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from slipway.artifacts import Json
-from slipway.errors import Refused, SlipwayError, StageError, Transient, UsageError
-from slipway.gateway import counting, haproxy, keys, rendering, replicas, routing
+from slipway.errors import Refused, SlipwayError, Transient, UsageError
+from slipway.gateway import counting, haproxy, keys, orders, rendering, replicas, routing
 from slipway.gateway.admin import Admin
 from slipway.gateway.config import ARMS, Arm, Config, split
 from slipway.gateway.journal import Journal, Tell
@@ -35,6 +35,8 @@ from slipway.gateway.routing import Model, Routing
 from slipway.gateway.serving import Serving
 from slipway.gateway.shadows import Pairs
 from slipway.gateway.watching import Watch
+
+SILENT_SECONDS = 10.0  # a HAProxy that lives has to answer again, before another takes its place
 
 
 class Gateway:
@@ -53,12 +55,29 @@ class Gateway:
         self.admin: Admin | None = None
         self.lock = threading.RLock()
         self._held: IO[str] | None = None
+        self._started_haproxy = self._behind = False
+        self._silent_since: float | None = None
         self._keys: list[keys.Key] = []
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Carry traffic: go on with a HAProxy that still runs, or start one; both with what was decided last."""
+        try:
+            self._start()
+        except SlipwayError:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """End what this start has begun, and nothing else: a HAProxy that ran before it goes on, steered or not."""
+        if self._started_haproxy:
+            self.stop(1)
+        else:
+            self.serving.stop(ours=True)
+            self.let_go()
+
+    def _start(self) -> None:
         self._take_folder()
         self.routing = routing.start(self.config, routing.load(self.folder))
         listen = self._address("listen", self.config.listen)
@@ -68,7 +87,9 @@ class Gateway:
         self.plane.install(rendered)
         running = self.plane.running()
         if running is None:
+            self.plane.bury()
             self.plane.start(rendered)
+            self._started_haproxy = True
             self.journal.add("started", "", f"HAProxy {self.plane.binary.version} carries traffic at {listen}")
         elif self.plane.differs(rendered):
             self.plane.start(rendered, replacing=running)
@@ -113,6 +134,8 @@ class Gateway:
         finished = self.plane.stop(seconds)
         if replicas_too:
             self.serving.stop()
+            self.routing = routing.ended(self.routing)
+            routing.save(self.folder, self.routing)
         self.let_go()
         return finished
 
@@ -122,31 +145,52 @@ class Gateway:
         if self.admin is not None:
             self.admin.stop()
             self.admin = None
-            self.pairs.stop()
+        self.pairs.stop()
         self.journal.close()
         if self._held is not None:
             self._held.close()
             self._held = None
 
     def reload(self, config: Config) -> None:
-        """Take another configuration: a new HAProxy takes over; one that is not sound changes nothing."""
+        """Take another configuration: a new HAProxy takes over; one that is not sound, or does not start, changes nothing."""
+        for key in ("admin", "haproxy"):
+            if getattr(config, key) != getattr(self.config, key):
+                raise UsageError(
+                    f"`{key}` changes when the gateway starts, not while it runs; the old configuration stays"
+                )
         with self.lock:
-            now = routing.start(config, self.routing)
+            listen = self._address("listen", config.listen)
+            now = routing.start(config, self.routing).model_copy(update={"listen": listen})
             rendered = self._rendered(config, now)
-            self.plane.install(rendered)
+            self._write_keys()  # a key that was revoked since the last start must not come back
+            self.plane.replace(rendered)
             self.config, self.routing = config, now
             routing.save(self.folder, now)
-            self.plane.start(rendered, replacing=self.plane.running())
+            self.apply()
+            self.watch.follow()
             self.journal.add("started", "", "another configuration: a new HAProxy took over from the old one")
 
     def revive(self) -> None:
-        """Start HAProxy again after it died, with the traffic as it was."""
+        """Start HAProxy again after it died, with the traffic as it was. One that is only silent has some time first."""
+        silent = time.monotonic() - (self._silent_since or time.monotonic())
+        self._silent_since = self._silent_since or time.monotonic()
+        if self.plane.lives() and silent < SILENT_SECONDS:
+            raise Transient("HAProxy lives and does not answer; what is decided now waits until it does")
         with self.lock:
+            self.plane.bury()  # two of them would share the port, and the old one its old weights
             rendered = self._rendered(self.config, self.routing)
             self._write_keys()
             self.plane.install(rendered)
             self.plane.start(rendered)
+            self._silent_since, self._behind = None, False
             self.journal.add("started", "", "HAProxy had died; it was started again with the same weights")
+
+    def catch_up(self) -> None:
+        """HAProxy answers: what was decided while it did not is told to it now."""
+        self._silent_since = None
+        if self._behind:
+            with self.lock:
+                self.apply()
 
     # --- traffic ------------------------------------------------------------------------------------------------------
 
@@ -169,7 +213,7 @@ class Gateway:
                 return now.weights
             # Towards the champion at once; towards the candidate only when a restart would find it so.
             with self._kept(model, now, first=candidate > before.candidate_weight):
-                self.runtime.do([_weight(model, now)])
+                self.runtime.do([orders.weight(model, now)])
             self.watch.moved(model, fresh=before.candidate_weight == 0)
         self._tell_traffic(model, now, why, by)
         return now.weights
@@ -184,7 +228,7 @@ class Gateway:
         try:
             yield
         except Transient:
-            pass  # HAProxy is away; it will be started with what is decided now
+            self._behind = True  # HAProxy is away: it is started with what is decided now, or told when it answers
         except SlipwayError:
             self.routing = before
             routing.save(self.folder, before)
@@ -194,12 +238,12 @@ class Gateway:
 
     def set_shadow(self, model: str, percent: float, why: str) -> None:
         """Copy a share of the champion's requests to the shadow arm, after they were answered."""
-        if isinstance(percent, bool) or not 0 <= percent <= 100:
+        if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
             raise Refused(f"the shadow's share is {percent!r:.40}, not within 0 and 100 per cent; the old one was kept")
         with self.lock:
             now = self.model(model).model_copy(update={"shadow_percent": round(float(percent), 2)})
             with self._kept(model, now, first=True):
-                self.runtime.do([_shadow(model, now)])
+                self.runtime.do([orders.shadow(model, now)])
         self.journal.add("shadow_changed", model, f"{percent:g} % of requests are copied: {why}")
 
     # --- replicas -----------------------------------------------------------------------------------------------------
@@ -210,18 +254,33 @@ class Gateway:
         """Let a replica answer for an arm, once it says that it is ready."""
         _known_arm(arm)
         said = replicas.wait_ready(address, wait_seconds)
-        host, port = _resolve(address)
+        host, port = orders.resolve(address)
         with self.lock:
-            now, replica = routing.added(model, self.model(model), arm, address, self.config.slots)
+            named = version or said.version
+            now, replica = routing.added(model, self.model(model), arm, address, self.config.slots, named)
             side = now.side(arm)
             rest = [one for one in side.replicas if one.slot != replica.slot]
             kept = replica.model_copy(update=process)
-            side = side.model_copy(
-                update={"replicas": [*rest, kept], "version": version or said.version or side.version}
-            )
+            side = side.model_copy(update={"replicas": [*rest, kept], "version": named or side.version})
             with self._kept(model, now.with_side(arm, side), first=True):
                 self.runtime.do(rendering.attach(model, arm, replica.slot, host, port))
         self.journal.add("replica_added", model, f"{address} answers for the {arm}", arm=arm, address=address)
+
+    def readdress(self, model: str, old: str, address: str, pid: int, started: float) -> bool:
+        """A replica of ours was started again elsewhere; False where nobody waits for it any more."""
+        host, port = orders.resolve(address)
+        with self.lock:
+            before = self.model(model)
+            for arm in ARMS:
+                if (replica := before.side(arm).at(old)) is not None:
+                    now = routing.readdressed(before, arm, old, address, pid, started)
+                    with self._kept(model, now, first=True):
+                        self.runtime.do(rendering.attach(model, arm, replica.slot, host, port)[:1])
+                    self.journal.add(
+                        "replica_added", model, f"{address} answers for the {arm}", arm=arm, address=address
+                    )
+                    return True
+        return False
 
     def drain(self, model: str, address: str) -> None:
         """Give a replica no new requests; those it has, it finishes."""
@@ -248,7 +307,6 @@ class Gateway:
         self.drain(model, address)
         self.idle(model, arm, replica.slot, wait_seconds)
         self.forget(model, address)
-        self.serving.let_go(model, [address])
         self.journal.add("replica_removed", model, f"{address} answers for the {arm} no more", arm=arm, address=address)
 
     def forget(self, model: str, address: str) -> None:
@@ -274,7 +332,7 @@ class Gateway:
     def settle(self, model: str, why: str, keep_old: bool = False) -> None:
         """Make the candidate, which has all traffic, the champion's replicas: no user sees a difference.
 
-        The old champion's replicas are kept ready in the candidate's place, at 0 %, or let go.
+        The old champion's replicas stay ready in the candidate's place, at 0 %, or are let go.
         """
         with self.lock:
             before = self.model(model)
@@ -282,35 +340,17 @@ class Gateway:
                 raise Refused(
                     f"the candidate of {model} has {before.candidate_weight:g} % of the traffic, not all; move it first"
                 )
-            now, commands = _settled(model, before, self.config.slots, keep_old)
+            now, commands = orders.settled(model, before, self.config.slots, keep_old)
             with self._kept(model, now, first=True):
                 self.runtime.do(commands)
             self.watch.moved(model, fresh=True)
-        old = [one.address for one in before.champion.replicas]
-        self.serving.changed_arms(model, now)
-        if not keep_old:
-            self.serving.let_go(model, old)
         self._tell_traffic(model, now, why, "control")
 
     def apply(self) -> None:
         """Make HAProxy do what was decided, whatever it did before."""
-        commands: list[str] = []
-        for name, model in self.routing.models.items():
-            for arm in ARMS:
-                commands += self._slots(name, arm, model)
-            commands += [_weight(name, model), _shadow(name, model)]
-        self.runtime.do(commands)
+        self.runtime.do(orders.everything(self.routing, self.config.slots))
         self.sync_keys(keys.load(self.folder), known=None)
-
-    def _slots(self, name: str, arm: Arm, model: Model) -> Iterator[str]:
-        by_slot = {one.slot: one for one in model.side(arm).replicas}
-        for index in range(1, self.config.slots + 1):
-            if (replica := by_slot.get(index)) is None:
-                yield from rendering.detach(name, arm, index)
-            else:
-                host, port = _resolve(replica.address)
-                yield from rendering.attach(name, arm, index, host, port)[:1]
-                yield f"set server {name}:{arm}/{rendering.slot(index)} state {replica.state}"
+        self._behind = False
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
@@ -384,7 +424,10 @@ class Gateway:
 
     def _tell_traffic(self, model: str, now: Model, why: str, by: str, **facts: Any) -> None:
         names = {arm: now.side(arm).version or arm for arm in ("champion", "candidate")}
-        by_version = {names[arm]: percent for arm, percent in now.weights.items() if percent or arm == "champion"}
+        by_version: dict[str, float] = {}
+        for arm, percent in now.weights.items():
+            if percent or arm == "champion":  # both may be one version: an A/A trial
+                by_version[names[arm]] = by_version.get(names[arm], 0) + percent
         said = f"{model}: champion {now.weights['champion']:g} %, candidate {now.weights['candidate']:g} % ({why})"
         subject = names["candidate" if now.candidate_weight else "champion"]
         self.journal.add("traffic_changed", model, said, weights=by_version, by=by, subject=subject, **facts)
@@ -397,74 +440,18 @@ class Gateway:
                 return
             now = before.model_copy(update={"candidate_weight": 0.0})
             with self._kept(model, now, first=False):
-                self.runtime.do([_weight(model, now)])
+                self.runtime.do([orders.weight(model, now)])
             self.watch.moved(model, fresh=True)
         self._tell_traffic(model, now, why, "breaker", before=before.candidate_weight, **facts)
 
     def _rendered(self, config: Config, now: Routing) -> Rendered:
-        """HAProxy's files, every replica by its number: no name server is asked while traffic waits."""
-        for name, model in now.models.items():
-            for arm in ARMS:
-                side = model.side(arm)
-                numbers = [one.model_copy(update={"address": _joined(*_resolve(one.address))}) for one in side.replicas]
-                model = model.with_side(arm, side.model_copy(update={"replicas": numbers}))
-            now = now.model_copy(update={"models": {**now.models, name: model}})
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        return rendering.render(config, now, str(self.routing.listen), files if files > 0 else 1_000_000)
-
-
-def _weight(name: str, model: Model) -> str:
-    return f"set map {rendering.WEIGHTS} {name} {routing.threshold(model.candidate_weight)}"
-
-
-def _shadow(name: str, model: Model) -> str:
-    return f"set map {rendering.SHADOWS} {name} {routing.threshold(model.shadow_percent)}"
-
-
-def _settled(name: str, before: Model, slots: int, keep_old: bool) -> tuple[Model, list[str]]:
-    """The candidate's replicas in the champion's slots, and the commands in an order that never lacks an answerer."""
-    old, new = before.champion, before.candidate
-    side = routing.Side(version=new.version)
-    free = [index for index in range(1, slots + 1) if index not in {one.slot for one in old.replicas}]
-    free += sorted(one.slot for one in old.replicas)  # taken over only when nothing else is left
-    commands: list[str] = []
-    for replica, index in zip(new.replicas, free, strict=False):
-        host, port = _resolve(replica.address)
-        commands += [f"set server {name}:champion/{rendering.slot(index)} state maint"]
-        commands += rendering.attach(name, "champion", index, host, port)
-        side = side.model_copy(update={"replicas": [*side.replicas, replica.model_copy(update={"slot": index})]})
-    taken = {one.slot for one in side.replicas}
-    commands += [
-        f"set server {name}:champion/{rendering.slot(one.slot)} state maint"
-        for one in old.replicas
-        if one.slot not in taken
-    ]
-    kept = old if keep_old else routing.Side()
-    now = before.model_copy(update={"champion": side, "candidate": kept, "candidate_weight": 0.0})
-    commands += [_weight(name, now)]
-    commands += [command for one in new.replicas for command in rendering.detach(name, "candidate", one.slot)]
-    for one in kept.replicas:
-        commands += rendering.attach(name, "candidate", one.slot, *_resolve(one.address))
-    return now, commands
+        return rendering.render(config, orders.numbered(now), str(now.listen), files if files > 0 else 1_000_000)
 
 
 def _known_arm(arm: str) -> None:
     if arm not in ARMS:
         raise UsageError(f"no arm {ascii(arm)[:40]}; there are {', '.join(ARMS)}")
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _resolve(address: str) -> tuple[str, int]:
-    """The number of a host; StageError when it has none."""
-    host, port = split(address)
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise StageError(f"the replica {address} has no address that is known here ({error}); correct it") from None
-    return str(found[0][4][0]), port
 
 
 def free_port(host: str) -> int:

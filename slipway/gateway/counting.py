@@ -53,8 +53,10 @@ def looked(rows: Iterable[Row], model: str) -> Look:
         return int(getattr(found, name)) if found else 0
 
     failovers, feedback = of("failover", "FRONTEND", "requests"), of("feedback", "BACKEND", "requests")
+    # Of what came by way of `direct`, the hop before counts each request once, however often it asked.
+    plain = of("champion", "BACKEND", "requests") - of("direct", "FRONTEND", "requests") - failovers
     counts = Counts(
-        champion=max(0, of("champion", "BACKEND", "requests") - failovers - feedback),
+        champion=max(0, plain + of("spread", "BACKEND", "requests") + of("mirrored", "BACKEND", "requests")),
         candidate=of("canary", "BACKEND", "requests"),
         failovers=failovers,
         feedback=feedback,

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slipway.errors import SlipwayError
-
 KEPT = 200
 LARGEST = 5_000_000  # bytes of the file, before it is put aside
 
@@ -62,7 +60,7 @@ class Journal:
             if self._tell is not None and happening.kind == "traffic_changed":
                 try:
                     self._tell(happening)
-                except SlipwayError as error:
+                except Exception as error:  # noqa: BLE001 - those that come after it must be told all the same
                     print(f"warning: the ledger was not told that {happening.said}: {error}", file=sys.stderr)
 
     def _write(self, happening: Happening) -> None:

@@ -7,14 +7,14 @@ import subprocess
 import time
 from pathlib import Path
 
-from slipway import atomic, settings
-from slipway.errors import StageError
-from slipway.gateway import haproxy, rendering
+from slipway import atomic, settings, strict
+from slipway.errors import StageError, UsageError
+from slipway.gateway import haproxy, rendering, replicas
 from slipway.gateway.haproxy import Binary
 from slipway.gateway.rendering import Rendered
 from slipway.gateway.runtime import SOCKET, Runtime
 
-LOG = "haproxy.log"
+LOG, PROCESS = "haproxy.log", "process.json"
 START_SECONDS = 10.0
 LUA_SOURCE = Path(__file__).with_name(rendering.LUA)
 
@@ -44,6 +44,18 @@ class DataPlane:
             atomic.write_bytes(self.folder / name, (trial / name).read_bytes())
         shutil.rmtree(trial)
 
+    def replace(self, rendered: Rendered) -> None:
+        """Another configuration and a process with it; where that does not start, the files of the old one are put back."""
+        names = [*rendered.files, rendering.LUA]
+        before = {name: (self.folder / name).read_bytes() for name in names}
+        self.install(rendered)
+        try:
+            self.start(rendered, replacing=self.running())
+        except StageError:
+            for name, data in before.items():
+                atomic.write_bytes(self.folder / name, data)
+            raise
+
     def differs(self, rendered: Rendered) -> bool:
         """Whether the running one was started with something else than this, traffic aside."""
         try:
@@ -63,6 +75,7 @@ class DataPlane:
             )  # fmt: skip
         self._wait_until_it_answers(self._child)
         atomic.write_text(self.folder / "running.txt", _lasting(rendered))
+        atomic.write_json(self.folder / PROCESS, {"pid": self._child.pid, "born": replicas.born(self._child.pid)})
 
     def _wait_until_it_answers(self, child: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -83,6 +96,27 @@ class DataPlane:
             self._child.poll()
         return self.runtime.pid()
 
+    def lives(self) -> bool:
+        """Whether the process that was started last is there, answering or not."""
+        pid, since = self._known()
+        if self._child is not None:
+            self._child.poll()
+        return replicas.lives(pid, since)
+
+    def bury(self) -> None:
+        """End a process that does not answer, so that no second one comes to stand beside it."""
+        pid, since = self._known()
+        if replicas.lives(pid, since):
+            os.kill(pid, signal.SIGKILL)
+            self._gone(pid, 5)
+
+    def _known(self) -> tuple[int, float]:
+        try:
+            said = strict.read_json(self.folder / PROCESS)
+            return int(said["pid"]), float(said["born"])
+        except (FileNotFoundError, UsageError, StageError, KeyError, TypeError, ValueError):
+            return 0, 0.0
+
     def stop(self, seconds: float) -> bool:
         """Take no new connections, let those that are open finish; True when none had to be cut."""
         if (pid := self.running()) is None:
@@ -100,7 +134,7 @@ class DataPlane:
             if self._child is not None and self._child.pid == pid:
                 if self._child.poll() is not None:
                     return True
-            elif not Path(f"/proc/{pid}").exists():
+            elif replicas.born(pid) is None:
                 return True
             time.sleep(0.02)
         return False

@@ -134,6 +134,7 @@ def _public(config: Config, listen: str, descriptors: int) -> Iterator[str]:
     yield from _admitted(config)
     yield from _whole(config)
     yield from _for_model(config)
+    yield "  http-request set-header x-slipway-model %[var(txn.model)]"  # whose answer it counts: no other may come
     yield from _for_user(config)
     yield "  use_backend %[var(txn.model)]:feedback if feedback"
     yield "  use_backend %[var(txn.model)]:canary if candidate"
@@ -161,6 +162,9 @@ def _identified(config: Config) -> Iterator[str]:
     yield "  http-request del-header x-forwarded- -m beg"
     yield "  http-request del-header forwarded"
     yield "  http-request del-header x-real-ip"
+    yield "  http-request del-header upgrade"  # a connection that became something else would pass by everything below
+    if "header" not in config.identity:
+        yield "  http-request del-header x-user-id"  # what does not say here who somebody is, must not say it to a replica
     yield "  http-request set-header x-request-id %[var(txn.id)]"
     yield "  http-request set-header x-forwarded-for %[src]"
     yield f"  http-request set-header x-forwarded-proto {'https' if config.certificate else 'http'}"
@@ -179,7 +183,7 @@ def _limited(config: Config) -> Iterator[str]:
     too_large = _error(413, f"a body may have {limits.body_bytes} bytes", "too_large")
     yield f"  http-request return status 431 {too_many} hdr connection close if {{ req.fhdr_cnt gt {limits.headers + 4} }}"
     yield f"  http-request return status 431 {too_many} hdr connection close if {{ req.hdrs,length gt {limits.header_bytes} }}"
-    yield f"  http-request return status 413 {too_large} hdr connection close if {{ req.hdr_val(content-length) gt {limits.body_bytes} }}"
+    yield f"  http-request return status 413 {too_large} hdr connection close if {{ req.hdr_val(content-length) gt {limits.body_bytes} }} || {{ req.hdr(content-length),length gt 9 }}"
     yield f"  http-request return status 415 {_error(415, 'send the body as it is, not compressed', 'unsupported')} if {{ req.hdr(content-encoding) -m found }}"
     yield f"  http-request return status 400 {_error(400, 'HTTP/1.0 knows no transfer-encoding', 'bad_request')} hdr connection close if HTTP_1.0 {{ req.hdr(transfer-encoding) -m found }}"
     yield f"  http-request return status 400 {_error(400, 'the host header is missing', 'bad_request')} hdr connection close if HTTP_1.1 !{{ req.hdr(host) -m found }}"
@@ -207,7 +211,7 @@ def _admitted(config: Config) -> Iterator[str]:
 def _whole(config: Config) -> Iterator[str]:
     limits = config.limits
     too_large = _error(413, f"a body may have {limits.body_bytes} bytes", "too_large")
-    yield f"  http-request wait-for-body time {milliseconds(limits.body_seconds)} if METH_POST"
+    yield f"  http-request wait-for-body time {milliseconds(limits.body_seconds)}"  # of any method: a GET may have one
     yield f"  http-request return status 413 {too_large} hdr connection close if {{ req.body_size gt {limits.body_bytes} }}"
 
 
@@ -215,7 +219,11 @@ def _for_model(config: Config) -> Iterator[str]:
     """Which model: by path, then by the body, then the first. A single one is not looked for."""
     first = config.models[0].name
     yield "  acl feedback path_end /feedback"
+    # Replicas decode a path, HAProxy does not: what only they would take for another one is none here.
+    lost = _error(404, "the API is at /v1 and /v2", "not_found")
+    yield f"  http-request return status 404 {lost} if {{ path -m sub % // /. }}"
     if len(config.models) == 1:
+        yield f"  http-request replace-path /models/[^/]+(/.*) \\1 if {{ path_beg /models/{first}/ }}"
         yield f"  http-request set-var(txn.model) str({first})"
     else:
         listed = {
@@ -225,11 +233,14 @@ def _for_model(config: Config) -> Iterator[str]:
         yield "  http-request set-var(txn.model) path,field(3,/) if { path_beg /models/ }"
         yield "  http-request replace-path /models/[^/]+(/.*) \\1 if { path_beg /models/ }"
         yield f"  http-request return status 200 content-type application/json string '{json.dumps(listed)}' if {{ path /v1/models }} !{{ var(txn.model) -m found }}"
+        whose = _error(
+            400, "an id does not say whose answer it is: post feedback to /models/NAME/v1/feedback", "no_model"
+        )
+        yield f"  http-request return status 400 {whose} if feedback !{{ var(txn.model) -m found }}"
         yield "  http-request set-var(txn.model) req.body,json_query('$.model'),field(1,@) if METH_POST !{ var(txn.model) -m found }"
         yield f"  http-request set-var(txn.model) str({first}) if !{{ var(txn.model) -m found }}"
         unknown = _error(404, "no such model behind this gateway; GET /v1/models lists them", "model_not_found")
         yield f"  http-request return status 404 {unknown} if !{{ var(txn.model),map_str_int({WEIGHTS}) -m found }}"
-    lost = _error(404, "the API is at /v1 and /v2", "not_found")
     yield f"  http-request return status 404 {lost} if !{{ path_beg /v1/ /v2/ }} !{{ path /openapi.json /docs }}"
 
 
@@ -293,8 +304,8 @@ def _canary(config: Config, number: int, name: str) -> Iterator[str]:
     yield "  option redispatch 1"
     yield "  retry-on all-retryable-errors"
     yield "  use-server candidate if TRUE"
-    yield f"  server candidate unix@c{number}.sock weight 0"
-    yield f"  server champion unix@f{number}.sock weight 100"
+    yield f"  server candidate unix@c{number}.sock weight 0{_HOP}"
+    yield f"  server champion unix@f{number}.sock weight 100{_HOP}"
 
 
 def _candidate(config: Config, number: int, name: str, side: Side) -> Iterator[str]:
@@ -317,20 +328,30 @@ def _candidate(config: Config, number: int, name: str, side: Side) -> Iterator[s
 
 
 def _judged(config: Config) -> Iterator[str]:
+    """What is no whole answer becomes a 502: of all errors that the hop before asks another for, the plainest."""
     yield "  acl answer status 200"
+    yield "  acl refusal status 400:499"
     yield "  acl streamed res.hdr(content-type) -m beg text/event-stream"
     yield "  acl small res.body_size lt " + str(config.limits.body_bytes)
     yield "  acl ended res.body -m end }"
     yield '  acl ended res.body -m end "}\\n"'
-    for kind in ("chat", "completion"):
+    post = "{ var(txn.post) -m bool }"
+    yield "  http-response deny deny_status 502 if { status ge 500 }"  # 501, 507, …: no retry-on knows them
+    yield f"  http-response deny deny_status 502 if {post} !answer !refusal"
+    for kind in KINDS:
         within = milliseconds(getattr(config.budgets, kind))
         yield f"  http-response wait-for-body time {within} if answer !streamed {{ var(txn.kind) -m str {kind} }}"
-    post = "{ var(txn.post) -m bool }"
-    yield f"  http-response deny deny_status 502 if answer !streamed {post} {{ res.body_size eq 0 }}"
-    yield "  http-response set-var(txn.size) res.body_size if answer !streamed small"
-    yield f"  http-response deny deny_status 502 if answer !streamed small {post} {{ res.body_len,sub(txn.size) lt 0 }}"
+    first = milliseconds(config.budgets.stream)
+    yield f"  http-response wait-for-body time {first} at-least 1 if answer streamed"  # headers alone are no first byte
+    yield f"  http-response deny deny_status 502 if answer {post} {{ res.body_size eq 0 }}"
+    # The end of the message, not its length: one in chunks has none, and may be cut behind any brace.
+    yield f"  http-response deny deny_status 502 if answer !streamed small {post} !{{ internal.htx.has_eom }}"
     yield f"  http-response deny deny_status 502 if answer !streamed small {post} !ended"
     yield f"  http-response deny deny_status 502 if answer !streamed small {post} !{{ res.body,json_query('$.id') -m found }}"
+
+
+_HOP = " pool-purge-delay 500ms"  # idle ones hold up a stop: half a minute, were they looked at every 5 s as by default
+_ASKED_AGAIN = ("  retries 2", "  retry-on conn-failure empty-response 502 503")
 
 
 def _hops(number: int, name: str) -> Iterator[str]:
@@ -348,19 +369,19 @@ def _hops(number: int, name: str) -> Iterator[str]:
     # request costs here), so a champion of one replica goes without: nobody would be there to ask.
     yield f"backend {name}:spread"
     yield "  http-reuse always"
-    yield "  retries 2"
-    yield "  retry-on conn-failure empty-response 502 503"
-    yield f"  server champion unix@d{number}.sock"
+    yield from _ASKED_AGAIN
+    yield f"  server champion unix@d{number}.sock{_HOP}"
     yield f"backend {name}:feedback"
     yield "  http-reuse never"
-    yield f"  server champion unix@d{number}.sock"
+    yield f"  server champion unix@d{number}.sock{_HOP}"
     yield f"backend {name}:mirrored"
     yield "  http-request set-var(txn.body) req.body"
     yield f"  http-request set-var(txn.shadow_socket) str(s{number}.sock)"
     yield "  http-request set-var(txn.path) path"
     yield "  filter lua.mirror"
     yield "  http-reuse always"
-    yield f"  server champion unix@d{number}.sock"
+    yield from _ASKED_AGAIN
+    yield f"  server champion unix@d{number}.sock{_HOP}"
 
 
 def _shadow(config: Config, number: int, name: str, side: Side) -> Iterator[str]:

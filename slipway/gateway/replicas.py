@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +28,7 @@ def serve_command(model: str, version: str) -> list[str]:
         "from slipway.cli import main; main()",
         "serve",
         f"{model}@{version}",
+        "--no-composites",  # an arm is one version
         "--port",
         "0",
         "--json",
@@ -47,6 +49,9 @@ class Started:
     address: str | None = None
     failures: int = 0
     again_at: float = 0.0  # time.monotonic() before which it is not started again
+    known_as: str | None = None  # the address by which the routing has it
+    adopted: bool = False  # an earlier gateway started it
+    coming_back: bool = False
     child: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -128,12 +133,20 @@ def ask(address: str, seconds: float = 2.0) -> Readiness:
     """A replica's /ready."""
     try:
         with urllib.request.urlopen(f"http://{address}/ready", timeout=seconds) as answer:
-            return Readiness(True, "ready", answer.headers.get("x-slipway-version"))
+            return Readiness(True, "ready", answer.headers.get("x-slipway-version") or _version(answer.read(10_000)))
     except urllib.error.HTTPError as error:
         text = error.read(300).decode(errors="replace").strip()
         return Readiness(False, f"{error.code} {text}", error.headers.get("x-slipway-version"))
     except (OSError, ValueError) as error:
         return Readiness(False, str(getattr(error, "reason", error)))
+
+
+def _version(body: bytes) -> str | None:
+    """The version that a replica's /ready names first."""
+    try:
+        return str(json.loads(body)["served"][0]["version"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
 
 
 def wait_ready(address: str, seconds: float) -> Readiness:
@@ -146,7 +159,7 @@ def wait_ready(address: str, seconds: float) -> Readiness:
     return said
 
 
-def wait_started(replica: Started, seconds: float = READY_SECONDS) -> str:
+def wait_started(replica: Started, seconds: float = READY_SECONDS, ended: threading.Event | None = None) -> str:
     """The address of a replica that has become ready; StageError with its last words when it died instead."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -156,7 +169,9 @@ def wait_started(replica: Started, seconds: float = READY_SECONDS) -> str:
             )
         if (address := replica.said_address()) and ask(address).ready:
             return address
-        time.sleep(0.05)
+        if ended is not None and ended.wait(0.05):
+            raise Transient(f"the gateway ends; the replica of {replica.model} {replica.version} was not waited for")
+        time.sleep(0 if ended is not None else 0.05)
     raise Transient(
         f"the replica of {replica.model} {replica.version} is not ready after {seconds:g} s ({replica.log})"
     )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slipway import atomic, strict
 from slipway.errors import Refused, StageError, UsageError
-from slipway.gateway.config import Address, Arm, Config
+from slipway.gateway.config import ARMS, Address, Arm, Config
 from slipway.model import Name
 
 FILE = "routing.json"
@@ -29,6 +29,7 @@ class Replica(_Part):
     state: State = "ready"
     pid: int | None = None  # of a process that the gateway has started
     started: float | None = None  # when, by the kernel, so that a number used again is not taken for it
+    serves: str | None = None  # the version it was started with
 
 
 class Side(_Part):
@@ -53,6 +54,7 @@ class Model(_Part):
     champion: Side = Side()
     candidate: Side = Side()
     shadow: Side = Side()
+    given: dict[Arm, list[Address]] = {}  # what configs/gateway.yaml named when it was read last
 
     @property
     def weights(self) -> dict[str, float]:
@@ -115,24 +117,42 @@ def threshold(percent: float) -> int:
 
 
 def start(config: Config, kept: Routing | None) -> Routing:
-    """What was kept, for the models configured now; a configured address wins over one that was kept."""
+    """What was kept, for the models configured now, and what the file says otherwise than when it was read last."""
     models = {one.name: kept.models.get(one.name, Model()) if kept else Model() for one in config.models}
     for served in config.models:
-        for arm in ("champion", "candidate", "shadow"):
-            if given := list(getattr(served, arm)):
-                models[served.name] = _given(models[served.name], arm, given)
+        for arm in ARMS:
+            models[served.name] = _given(
+                served.name, models[served.name], arm, list(getattr(served, arm)), config.slots
+            )
     before = kept or Routing()
     return before.model_copy(update={"models": models})
 
 
-def _given(model: Model, arm: Arm, addresses: list[str]) -> Model:
-    """An arm whose replicas run elsewhere: what was added at run time stays beside those the file names."""
-    side = model.side(arm)
-    missing = [address for address in addresses if side.at(address) is None]
-    for address in missing:
-        slot = side.free_slot(64)
-        side = side.model_copy(update={"replicas": [*side.replicas, Replica(slot=slot or 64, address=address)]})
-    return model.with_side(arm, side)
+def _given(name: str, model: Model, arm: Arm, addresses: list[str], slots: int) -> Model:
+    """An arm after the file was read. What the file says as before changes nothing: traffic may have been settled since."""
+    side, before = model.side(arm), model.given.get(arm, [])
+    gone = set(before) - set(addresses)
+    come = [address for address in addresses if address not in before and side.at(address) is None]
+    old = [one for one in side.replicas if one.address not in gone]
+    taken = {one.slot for one in old if one.slot <= slots}
+    free = iter([slot for slot in range(1, slots + 1) if slot not in taken])
+    if len(old) + len(come) > slots:
+        raise UsageError(
+            f"the {arm} of {name} has {len(old) + len(come)} replicas, more than slots ({slots}); raise slots, or remove one"
+        )
+    replicas = [one if one.slot <= slots else one.model_copy(update={"slot": next(free)}) for one in old]
+    replicas += [Replica(slot=next(free), address=address) for address in come]
+    now = Side(version=side.version if old or not come else None, replicas=replicas)
+    return model.with_side(arm, now).model_copy(update={"given": {**model.given, arm: addresses}})
+
+
+def ended(now: Routing) -> Routing:
+    """Without the champions' replicas that the gateway ran itself: they end with it, and who answers next the ledger says."""
+    models = {}
+    for name, model in now.models.items():
+        rest = [one for one in model.champion.replicas if one.pid is None]
+        models[name] = model.with_side("champion", model.champion.model_copy(update={"replicas": rest}))
+    return now.model_copy(update={"models": models})
 
 
 def load(folder: Path) -> Routing | None:
@@ -154,9 +174,17 @@ def save(folder: Path, routing: Routing) -> None:
     atomic.write_json(folder / FILE, routing.model_dump(mode="json"))
 
 
-def added(model: str, now: Model, arm: Arm, address: str, slots: int) -> tuple[Model, Replica]:
+def added(
+    model: str, now: Model, arm: Arm, address: str, slots: int, version: str | None = None
+) -> tuple[Model, Replica]:
     """An arm with one more replica, in the first free slot; one that is there already becomes ready again."""
     side = now.side(arm)
+    beside = [one for one in side.replicas if one.address != address]
+    if beside and version and side.version and version != side.version:
+        raise Refused(
+            f"{address} serves {version}, and the {arm} of {model} is {side.version}: its users would be sent back and "
+            f"forth; remove {beside[0].address} first, or add it to another arm"
+        )
     known = side.at(address)
     slot = known.slot if known else side.free_slot(slots)
     if slot is None:
@@ -168,9 +196,16 @@ def added(model: str, now: Model, arm: Arm, address: str, slots: int) -> tuple[M
 
 def found(now: Model, model: str, address: str) -> tuple[Arm, Replica]:
     """The arm and the slot of an address; UsageError naming those there are."""
-    arms: tuple[Arm, ...] = ("champion", "candidate", "shadow")
-    for arm in arms:
+    for arm in ARMS:
         if (replica := now.side(arm).at(address)) is not None:
             return arm, replica
-    there = ", ".join(one.address for arm in arms for one in now.side(arm).replicas) or "none"
+    there = ", ".join(one.address for arm in ARMS for one in now.side(arm).replicas) or "none"
     raise UsageError(f"{model} has no replica at {address}; it has {there}")
+
+
+def readdressed(now: Model, arm: Arm, old: str, address: str, pid: int, started: float) -> Model:
+    """A replica of ours that was started again: its address is another one, its arm, slot and state are not."""
+    side = now.side(arm)
+    new = {"address": address, "pid": pid, "started": started}
+    replicas = [one.model_copy(update=new) if one.address == old else one for one in side.replicas]
+    return now.with_side(arm, side.model_copy(update={"replicas": replicas}))

@@ -79,6 +79,8 @@ class Runtime:
     def rows(self) -> list[Row]:
         """All statistics there are now."""
         text = self.ask("show stat").lstrip("# ")
+        if text.rpartition("\n")[2].count(",") != text.partition("\n")[0].count(","):
+            raise Transient("HAProxy ended in the middle of its statistics; they are asked for again")
         return [_row(values) for values in csv.DictReader(io.StringIO(text))]
 
 

@@ -1,15 +1,16 @@
 """The replicas that a gateway started: found again after it was killed, started again when they die."""
 
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slipway.errors import SlipwayError
 from slipway.gateway import replicas
 from slipway.gateway.config import ARMS, Arm
 from slipway.gateway.replicas import Started
-from slipway.gateway.routing import Model
+from slipway.gateway.routing import Replica
 
 if TYPE_CHECKING:
     from slipway.gateway.control import Gateway
@@ -25,111 +26,118 @@ class Serving:
         self.started: list[Started] = []
         self._lock, self._starting = threading.Lock(), threading.Lock()
         self._number = 0
+        self.ended = threading.Event()  # nothing is waited for any more
 
     def serve(self, model: str, arm: Arm, version: str, seconds: float = replicas.READY_SECONDS) -> str:
-        """Let a version answer for an arm: start a replica and wait until it is ready; its address.
+        """Start a replica of a version, wait until it is ready, and let it answer for an arm; its address."""
+        replica = self._new(model, arm, version)
+        replica.start()
+        try:
+            address = replicas.wait_started(replica, seconds, self.ended)
+            named = version if version[:1].isdigit() else None
+            self.gateway.add(model, arm, address, named, pid=replica.pid, started=replica.born, serves=version)
+        except SlipwayError:
+            replica.stop()
+            raise
+        replica.known_as = address
+        with self._lock:
+            self.started.append(replica)
+        return address
 
-        Who asks again, after a lost answer or a kill, gets the replica that is there: one at a time starts.
-        """
+    def ensure(self, model: str, arm: Arm, version: str) -> str:
+        """One replica of a version in an arm: the one that is there, for who asks again after a lost answer, or a new one."""
         with self._starting:
-            there = self._there(model, arm, version)
-            return there or self._start(model, arm, version, seconds)
+            return self._there(model, arm, version) or self.serve(model, arm, version)
 
     def _there(self, model: str, arm: Arm, version: str) -> str | None:
         side = self.gateway.model(model).side(arm)
         for one in self.started:
-            mine = (one.model, one.arm, one.version) == (model, arm, version)
-            if mine and one.lives() and one.address and side.at(one.address):
-                return one.address
+            if (one.model, one.version) == (model, version) and one.lives() and one.known_as and side.at(one.known_as):
+                return one.known_as
         return None
-
-    def _start(self, model: str, arm: Arm, version: str, seconds: float) -> str:
-        replica = self._new(model, arm, version)
-        replica.start()
-        try:
-            address = replicas.wait_started(replica, seconds)
-            self._attach(replica, address)
-        except SlipwayError:
-            replica.stop()
-            raise
-        with self._lock:
-            self.started.append(replica)
-        return address
 
     def _new(self, model: str, arm: Arm, version: str) -> Started:
         self._number += 1
         log = self.gateway.folder / "replicas" / f"{model}-{arm}-{self._number}.log"
         return Started(model, arm, version, log, self.command(model, version))
 
-    def _attach(self, replica: Started, address: str) -> None:
-        process: dict[str, Any] = {"pid": replica.pid, "started": replica.born}
-        version = replica.version if replica.version[:1].isdigit() else None
-        self.gateway.add(replica.model, replica.arm, address, version, **process)
-
-    def changed_arms(self, model: str, now: Model) -> None:
-        """After a settlement: a process that dies from now on is started again in the arm where it is now."""
-        for replica in self.started:
-            for arm in ARMS:
-                if replica.model == model and replica.address and now.side(arm).at(replica.address):
-                    replica.arm = arm
-
-    def let_go(self, model: str, addresses: Collection[str]) -> None:
-        """End the processes at these addresses, which finish what they have, and start them no more."""
-        with self._lock:
-            gone = [one for one in self.started if one.model == model and one.address in addresses]
-            self.started = [one for one in self.started if one not in gone]
-        for one in gone:
-            one.stop()
-
     def adopt(self) -> None:
         """Know again the processes that an earlier gateway started and left."""
         for name, model in self.gateway.routing.models.items():
             for arm in ARMS:
                 side = model.side(arm)
-                for one in side.replicas:
-                    if one.pid is not None:
-                        replica = self._new(name, arm, side.version or name)
-                        replica.pid, replica.born, replica.address = one.pid, one.started or 0.0, one.address
-                        self.started.append(replica)
+                own = [one for one in side.replicas if one.pid is not None]
+                if arm == "champion" and not any(_answers(one) for one in side.replicas):
+                    for one in own:  # who answers next the ledger says: it may be another version by now
+                        self.gateway.forget(name, one.address)
+                    continue
+                for one in own:
+                    self._know(name, arm, one, one.serves or side.version or name)
+
+    def _know(self, model: str, arm: Arm, one: Replica, version: str) -> None:
+        replica = self._new(model, arm, version)
+        replica.pid, replica.born, replica.address = one.pid or 0, one.started or 0.0, one.address
+        replica.known_as, replica.adopted = one.address, True
+        self.started.append(replica)
 
     def look(self) -> None:
-        """Start again what died, after a pause that grows; its address changes, its arm does not."""
+        """Start again what died, after a pause that grows; end what answers for nobody any more."""
         with self._lock:
             known = list(self.started)
         for replica in known:
-            if not replica.lives():
+            if not self._wanted(replica):
+                self._dismiss(replica)
+            elif not replica.coming_back and not replica.lives():
                 self._again(replica)
 
-    def _again(self, replica: Started) -> None:
-        import time
+    def _wanted(self, replica: Started) -> bool:
+        """Whether it stands in an arm: which one may have changed since it was started."""
+        model = self.gateway.routing.models.get(replica.model)
+        arms = [arm for arm in ARMS if model and replica.known_as and model.side(arm).at(replica.known_as)]
+        replica.arm = arms[0] if arms else replica.arm
+        return bool(arms)
 
-        gateway = self.gateway
+    def _dismiss(self, replica: Started) -> None:
+        replica.stop()  # it finishes what it has
+        with self._lock:
+            self.started.remove(replica)
+        said = f"a replica of {replica.version} answers for nobody any more and was told to end"
+        self.gateway.journal.add("replica_ended", replica.model, said)
+
+    def _again(self, replica: Started) -> None:
         if replica.again_at == 0.0:
             pause = replica.failed()
             said = f"a replica of the {replica.arm} died and is started again in {pause:g} s: {_words(replica.log)}"
-            gateway.journal.add("replica_died", replica.model, said, arm=replica.arm)
+            self.gateway.journal.add("replica_died", replica.model, said, arm=replica.arm)
         if time.monotonic() < replica.again_at:
             return
-        old = replica.address
         replica.start()
-        threading.Thread(target=self._come_back, args=(replica, old), daemon=True).start()
+        replica.coming_back = True
+        threading.Thread(target=self._come_back, args=(replica,), daemon=True).start()
 
-    def _come_back(self, replica: Started, old: str | None) -> None:
+    def _come_back(self, replica: Started) -> None:
         try:
-            address = replicas.wait_started(replica)
-            if old is not None and old != address:
-                self.gateway.forget(replica.model, old)
-            self._attach(replica, address)
+            address = replicas.wait_started(replica, ended=self.ended)
+            if self.gateway.readdress(replica.model, str(replica.known_as), address, replica.pid, replica.born):
+                replica.known_as = address
             replica.again_at = 0.0
         except SlipwayError as error:
             replica.failed()
-            replica.address = old
             self.gateway.journal.add("replica_died", replica.model, str(error), arm=replica.arm)
+        finally:
+            replica.coming_back = False
 
-    def stop(self) -> None:
-        """Ask all of them to finish and end."""
+    def stop(self, ours: bool = False) -> None:
+        """Ask all of them to finish and end; or those alone that this gateway has started."""
+        self.ended.set()
         for replica in self.started:
-            replica.stop()
+            if not (ours and replica.adopted):
+                replica.stop()
+
+
+def _answers(one: Replica) -> bool:
+    """Whether a replica is there, as far as can be told: one that runs elsewhere is taken for it."""
+    return one.pid is None or replicas.lives(one.pid, one.started or 0.0)
 
 
 def _words(log: Path) -> str:

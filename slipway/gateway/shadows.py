@@ -40,6 +40,7 @@ class Pairs:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+            self._server = None
 
     def add(self, data: bytes) -> None:
         pair = parsed(data, self.gateway.config.shadow.keep_texts)

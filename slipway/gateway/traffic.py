@@ -107,6 +107,7 @@ class Tally:
     streams: int = 0
     cut: int = 0  # began and did not end
     lost: int = 0  # nothing came, or no answer in time
+    resent: int = 0  # sent again, because the kept connection they were sent on closed without a word
     failovers: int = 0  # answered by the champion in the candidate's place
     statuses: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
@@ -137,6 +138,7 @@ class Tally:
             "lost": self.lost,
             "cut_streams": self.cut,
             "streams": self.streams,
+            "resent": self.resent,
             "failovers": self.failovers,
             "statuses": dict(sorted(self.statuses.items())),
             "problems": dict(self.problems.most_common(5)),
@@ -204,6 +206,11 @@ class Traffic:
         self.client = Client(url, key, plan.timeout_seconds)
         self.random = random.Random(plan.seed)
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Send no more; what was sent is still waited for."""
+        self._stopped = True
 
     async def run(self, progress: Callable[[Tally], None] | None = None) -> Json:
         """Send everything on time, wait for what is under way, and say how it went."""
@@ -213,6 +220,8 @@ class Traffic:
             due = begun + number / self.plan.rate
             if (pause := due - time.perf_counter()) > 0:
                 await asyncio.sleep(pause)
+            if self._stopped:
+                break
             task = asyncio.create_task(self._one(number, due))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -246,8 +255,11 @@ class Traffic:
         tally = self.tally
         tally.streams += streamed
         tally.statuses[str(answer.status or "none")] += 1
+        tally.resent += answer.resent
         ended = answer.whole and (not answer.streamed or b"[DONE]" in answer.body[-64:])
-        if answer.status == 200 and ended:
+        if answer.status == 200 and ended and not answer.streamed and said(answer)[0] is None:
+            tally.problems["200: no completion in it"] += 1
+        elif answer.status == 200 and ended:
             tally.ok += 1
             tally.seconds.append(seconds)
             tally.first_bytes.append(answer.first_byte_seconds)
@@ -276,5 +288,6 @@ class Traffic:
         self.tally.right[version] += right
         if name is None or self.random.random() >= self.plan.feedback:
             return
-        told = await self.client.post("/v1/feedback", {"id": name, "score": 1.0 if right else 0.0}, {"x-user-id": user})
+        path = f"/models/{self.plan.model}/v1/feedback" if self.plan.model else "/v1/feedback"
+        told = await self.client.post(path, {"id": name, "score": 1.0 if right else 0.0}, {"x-user-id": user})
         self.tally.feedback_failed += told.status not in (200, 201, 202, 204)

@@ -58,13 +58,23 @@ class Watch:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        self.models = {served.name: _Watched(self.gateway) for served in self.gateway.config.models}
+        self.follow()
         for work, pause in ((self._tick, TICK_SECONDS), (self._second, SECOND)):
             thread = threading.Thread(
                 target=self._again, args=(work, pause), name=f"slipway{work.__name__}", daemon=True
             )
             self._threads.append(thread)
             thread.start()
+
+    def follow(self) -> None:
+        """Watch the models, and by the rules, of the configuration in use."""
+        breaker = self.gateway.config.breaker
+        self.models = {
+            one.name: self.models.get(one.name) or _Watched(self.gateway) for one in self.gateway.config.models
+        }
+        for watched in self.models.values():
+            if watched.window.policy != breaker:
+                watched.window = Window(breaker)
 
     def stop(self) -> None:
         self._stop.set()
@@ -78,10 +88,15 @@ class Watch:
             try:
                 work()
                 told = None
-            except SlipwayError as error:
-                if str(error) != told:  # once, not ten times a second
-                    told = str(error)
-                    self.gateway.journal.add("failing", "", told)
+            except Exception as error:  # noqa: BLE001 - the breaker has to outlive whatever goes wrong once
+                said = (
+                    str(error)
+                    if isinstance(error, SlipwayError)
+                    else f"{type(error).__name__}: {error} (please report it)"
+                )
+                if said != told:  # once, not ten times a second
+                    told = said
+                    self.gateway.journal.add("failing", "", said)
             self._stop.wait(pause)
 
     # --- ten times a second -------------------------------------------------------------------------------------------
@@ -93,8 +108,9 @@ class Watch:
             if self.gateway.plane.running() is None:
                 self.gateway.revive()
             return
+        self.gateway.catch_up()
         for served in self.gateway.config.models:
-            watched = self.models.get(served.name) or self.models.setdefault(served.name, _Watched(self.gateway))
+            watched = self.models[served.name]
             with self.gateway.lock:
                 look = watched.take(rows, served.name)
             self._judge(served.name, watched, look)

@@ -7,9 +7,18 @@ composites:
     escalate: "finish == 'length' || answer.size() < 3"
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from slipway import model
 from slipway.generating.rules import ANSWER, REQUEST, VALID, Rule, whole
@@ -33,6 +42,11 @@ class _Composite(_Part):
         if len(set(members)) < len(members):
             raise ValueError("a member stands twice; name each once")
         return members
+
+    @property
+    def answers(self) -> int:
+        """The most that are made for one that is asked for."""
+        return len(self.members)
 
 
 class Cascade(_Composite):
@@ -76,6 +90,10 @@ class BestOf(_Part):
             Rule.read(VALID, {"answer": "a text", "pattern": whole(self.pattern)})
         return self
 
+    @property
+    def answers(self) -> int:
+        return len(self.members) * self.samples
+
 
 class Tier(_Part):
     when: Expression
@@ -94,6 +112,7 @@ class Tiered(_Part):
     name: model.Name
     tiers: Annotated[list[Tier], Field(min_length=1, max_length=16)]
     default: Member
+    answers: ClassVar[int] = 1
 
     @property
     def members(self) -> list[str]:
@@ -103,15 +122,28 @@ class Tiered(_Part):
 Composite = Annotated[Cascade | Vote | BestOf | Tiered, Field(discriminator="kind")]
 
 
-class Composites(_Part):
-    """All of them; each has a name of its own."""
+def _names(found: list[Composite]) -> list[Composite]:
+    names = [one.name for one in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the name {twice[0]} stands twice; give each its own")
+    return found
 
-    composites: list[Composite] = []
 
-    @field_validator("composites")
-    @classmethod
-    def _names(cls, found: list[Composite]) -> list[Composite]:
-        names = [one.name for one in found]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"the name {twice[0]} stands twice; give each its own")
-        return found
+Composites = Annotated[list[Composite], AfterValidator(_names)]
+
+
+def members_of(config: Composite) -> list[str]:
+    """Every version that a composite needs, the judge last."""
+    judge = config.judge if isinstance(config, BestOf) else None
+    return [*config.members, *([judge] if judge else [])]
+
+
+def places(config: Composite) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Where in the file each member is named."""
+    if isinstance(config, Tiered):
+        yield from ((("tiers", at, "member"), tier.member) for at, tier in enumerate(config.tiers))
+        yield ("default",), config.default
+        return
+    yield from ((("members", at), member) for at, member in enumerate(config.members))
+    if isinstance(config, BestOf) and config.judge:
+        yield ("judge",), config.judge

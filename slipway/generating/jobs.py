@@ -1,8 +1,8 @@
 """What a server asks of an engine and what it gets back: the one seam between HTTP and whatever generates."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from slipway.artifacts import Json
 
@@ -37,10 +37,24 @@ class Served:
     identity: str
     context: int  # tokens of prompt and answer together
     facts: Json = field(default_factory=dict)  # release, run, commit: what a trace links to
+    members: tuple[str, ...] = ()  # whom a composite is made of; of a version there are none
+    answers: int = 1  # the most that are made for one that is asked for
 
     @property
     def name(self) -> str:
         return f"{self.model}@{self.version}"
+
+
+class Prompt(tuple[int, ...]):
+    """A composite's prompt: the tokens of the member that it counts in, and beside them what each member is given."""
+
+    members: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, members: Sequence[tuple[int, ...]], counted: int) -> "Prompt":
+        made = cls(members[counted])
+        made.members = tuple(members)
+        return made
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ class Job:
     prompt: tuple[int, ...]
     sampling: Sampling
     deadline: float  # time.monotonic() after which nobody waits any more
+    asked_by: Mapping[str, Any] = field(default_factory=dict)  # user_group, track: what a composite's rules may read
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Piece:
 
 
 class Engine(Protocol):
-    """Generates. Every method is called from one event loop; whatever computes does so elsewhere."""
+    """Generates. Every method is called from one event loop, but for `encode`; whatever computes does so elsewhere."""
 
     @property
     def served(self) -> Sequence[Served]:
@@ -74,8 +89,10 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load, verify and warm up; raises a SlipwayError that says why not."""
 
-    def encode(self, served: Served, prompt: str | Sequence[Json]) -> list[int]:
-        """A text as it is, or messages through the chat template, in tokens; UsageError where a template refuses them."""
+    def encode(self, served: Served, prompt: str | Sequence[Json]) -> tuple[int, ...]:
+        """A text as it is, or messages through the chat template, in tokens; UsageError where a template refuses them.
+
+        A long text comes from a thread of its own, while short ones come from the event loop."""
 
     def generate(self, job: Job) -> AsyncIterator[Piece]:
         """The answer in pieces; closing the iterator gives up the job. Raises Transient when the engine is lost."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from slipway import strict
 from slipway.errors import StageError
@@ -29,6 +30,7 @@ class Network:
         self.context = inference.positions_of(self.model) or 10**6
         self.stops = self.prompts.stops(self.model)
         self.adapters: list[str] = []
+        self.changed: dict[str, str] = {}  # adapters that change more than LoRA layers, and what
         self._names: list[str] = []  # of the rows of the pass that runs now
 
     @property
@@ -47,6 +49,8 @@ class Network:
             self._peft.load_adapter(str(folder), adapter_name=name, is_trainable=False)
             self._peft.eval()
         self.adapters.append(name)
+        if changed := _beyond_lora(folder):
+            self.changed[name] = changed
         return name
 
     def _hook(self) -> None:
@@ -98,6 +102,16 @@ def _check_adapter(folder: Path) -> None:
     config = strict.read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise StageError(f"{folder} is an adapter of the kind {config.get('peft_type')!r:.40}; this engine runs LORA")
+    if config.get("use_dora"):
+        raise StageError(f"{folder} is an adapter with DoRA, which this engine does not run; serve it with vLLM")
+
+
+def _beyond_lora(folder: Path) -> str | None:
+    """What of the base an adapter puts its own in place of: a tensor's name. No row of a batch can go around that."""
+    if parameters := strict.read_json(folder / "adapter_config.json").get("target_parameters"):
+        return str(parameters[0])
+    with safe_open(folder / "adapter_model.safetensors", "pt") as tensors:
+        return next((name for name in sorted(tensors.keys()) if ".lora_" not in name), None)
 
 
 def check(network: Network) -> None:

@@ -104,6 +104,18 @@ def resolve(root: Path, target: str) -> Target:
         database.close()
 
 
+def models(root: Path) -> list[str]:
+    """Every model of which a version is registered."""
+    if not _has_ledger(root):
+        return []
+    database = Database.of(root)
+    try:
+        with database.read() as connection:
+            return list(rows.models(connection))
+    finally:
+        database.close()
+
+
 def _of(version: Version) -> Target:
     return Target(version.model, version, is_base=False)
 

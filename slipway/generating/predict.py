@@ -42,6 +42,9 @@ def run(engine: Engine, order: Order) -> Json:
     """Answer every row that has no answer yet; what came of all of them. Transient: run it again to go on."""
     _check_out(order)
     files, faults = prediction_rows.files_of(order.given), Faults()
+    if unread := prediction_rows.unread(order.given):
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        print(f"predict: not read, since no name of theirs ends in .jsonl: {', '.join(unread[:5])}{more}", flush=True)
     shards = prediction_rows.shards_of(files, order.shard_rows, faults)
     faults.refuse()
     with _alone(order.out):
@@ -162,7 +165,7 @@ async def _answer_shards(engine: Engine, order: Order, files: dict[str, Path], p
 
 
 async def _answer(engine: Engine, served: Served, row: PromptRow, sampling: Sampling) -> Json:
-    prompt = tuple(engine.encode(served, row.prompt))
+    prompt = engine.encode(served, row.prompt)
     text, tokens, finish = "", 0, None
     try:
         async for piece in engine.generate(Job(row.source, served, prompt, sampling, math.inf)):
@@ -209,7 +212,7 @@ def _summed(out: Path, plan: Plan) -> Json:
     """Counted from what lies there, not from what this process remembers."""
     finishes, tokens, rows = Counter[str](), Counter[str](), 0
     for number in range(len(plan.shards)):
-        for line in _part(out, number).read_text(encoding="utf-8").splitlines():
+        for line in _part(out, number).read_bytes().splitlines():  # of bytes: in a text U+2028 would end a line, too
             row = json.loads(line)
             rows += 1
             finishes[row["finish"]] += 1

@@ -84,7 +84,26 @@ def files_of(given: Path) -> dict[str, Path]:
     found = {path.relative_to(given).as_posix(): path for path in sorted(given.rglob("*.jsonl")) if path.is_file()}
     if not found:
         raise UsageError(f"{given} has no *.jsonl file; put the prompts there, one JSON object a line")
+    if odd := next((name for name in found if not _is_text(name)), None):
+        raise UsageError(f"{odd!a} in {given} has a name that is no UTF-8, so no answer can say it; rename it")
     return found
+
+
+def unread(given: Path) -> list[str]:
+    """What lies in a folder beside the prompts."""
+    if not given.is_dir():
+        return []
+    names = (path.relative_to(given).as_posix() for path in given.rglob("*") if path.is_file())
+    return sorted(ascii(name)[1:-1] for name in names if not name.endswith(".jsonl"))
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written: JSON may name halves of characters, and file names may hold any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shards_of(files: dict[str, Path], shard_rows: int, faults: Faults) -> list[Shard]:
@@ -157,7 +176,7 @@ def _row(source: str, value: Any) -> PromptRow:
     if ("prompt" in value) == ("messages" in value):
         raise ValueError("needs one of prompt and messages, and not both")
     named = value.get("id", source)
-    if isinstance(named, bool) or not isinstance(named, str | int) or not str(named):
+    if isinstance(named, bool) or not isinstance(named, str | int) or not str(named) or not _is_text(str(named)):
         raise ValueError("id must be a text or a whole number")
     prompt = value["prompt"] if "prompt" in value else value["messages"]
     if "prompt" in value and not (isinstance(prompt, str) and prompt):

@@ -16,17 +16,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_KEYS = ("role", "content")
+
+
 class Prompts:
     """One model's tokenizer and chat template."""
 
     def __init__(self, folder: Path) -> None:
         self._template = Template(folder)
-        # One to read prompts, one to write answers: two threads, and a tokenizer is one thread's.
+        # One to read prompts, one to write answers. Reading changes nothing in a tokenizer once it has read the
+        # first text, so that two threads may read; writing is the engine's thread alone.
         self._reads, self._writes = inference.load_tokenizer(folder), inference.load_tokenizer(folder)
 
     def encode(self, prompt: str | Sequence[Json]) -> list[int]:
         """A text as it is, or messages through the chat template; UsageError where a template refuses them."""
-        return self.tokens(prompt if isinstance(prompt, str) else self._rendered(prompt))
+        text = prompt if isinstance(prompt, str) else self._rendered(prompt)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = ord(text[error.start])
+            raise UsageError(f"the text holds half of a character (U+{half:04X}); write the whole one") from None
+        return self.tokens(text)
 
     def tokens(self, text: str) -> list[int]:
         return list(self._reads(text, add_special_tokens=False)["input_ids"])
@@ -66,6 +76,8 @@ def _message(at: int, message: Any) -> Message:
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
+    if isinstance(message, dict) and (odd := sorted(k for k in message if k not in _KEYS and message[k] is not None)):
+        raise UsageError(f"message {at} has {odd[0]!r:.60}, which no template here gets; leave it out")
     if not isinstance(role, str) or not isinstance(content, str):
         raise UsageError(f"message {at} must have a role and a content, both text")
     return Message(role, content)

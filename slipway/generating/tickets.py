@@ -13,6 +13,14 @@ class Late(Transient):
     """Nobody waits for the answer any more: its deadline has passed."""
 
 
+class Full(Transient):
+    """Too many jobs wait in the engine already."""
+
+    def __init__(self, waiting: int, name: str) -> None:
+        super().__init__(f"{waiting} requests wait for {name} already; try again later")
+        self.waiting = waiting
+
+
 @dataclass(eq=False)
 class Ticket:
     """A job on its way through an engine."""

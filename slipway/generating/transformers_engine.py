@@ -21,11 +21,14 @@ from slipway.generating.answer_text import AnswerText
 from slipway.generating.engine_config import EngineConfig
 from slipway.generating.jobs import Job, Piece, Served
 from slipway.generating.opening import Opened
-from slipway.generating.tickets import Ticket
+from slipway.generating.tickets import Full, Ticket
 
 if TYPE_CHECKING:
     from slipway.generating.decoding import Batch, Happened, Row
     from slipway.generating.networks import Network
+
+
+LOADING_SECONDS = 3.0  # that a stop waits for a load; the copies of one that is left go with the next opening
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,6 @@ class _Place:
     network: "Network"
     batch: "Batch"
     adapter: str
-
-
-class _Full(Transient):
-    """Too many jobs wait already."""
 
 
 class TransformersEngine:
@@ -55,7 +54,7 @@ class TransformersEngine:
         self._open: dict[int, Ticket] = {}  # everybody whom this thread owes an answer
         self._waiting = 0
         self._lost: str | None = "it was not started"
-        self._stopping = False
+        self._stopping = self._loaded = False
         self._thread: threading.Thread | None = None
         self._counted = Counter[str]()
         self._device_bytes = 0
@@ -78,7 +77,8 @@ class TransformersEngine:
             self._stopping = True
             self._lock.notify()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            # A model that is still being loaded is not waited for: nobody will ask it, and whoever ends us has a limit.
+            await asyncio.to_thread(self._thread.join, None if self._loaded else LOADING_SECONDS)
 
     def _load(self) -> None:
         from slipway.generating import networks
@@ -88,6 +88,8 @@ class TransformersEngine:
             loaded: dict[Path, Network] = {}
             served = []
             for one in found:
+                if self._stopping:
+                    raise Transient("it was stopped while it loaded")
                 network = loaded.get(one.base)
                 if network is None:
                     network = loaded[one.base] = networks.Network(one.base)
@@ -96,21 +98,33 @@ class TransformersEngine:
                 adapter = network.add(one.adapter) if one.adapter else networks.BASE
                 served.append(_served(one, network.context))
                 self._places[served[-1].name] = _Place(network, batch, adapter)
+        self._check_company(served)
         for network in loaded.values():
             networks.check(network)
-        self._served = tuple(served)
+        self._served, self._loaded = tuple(served), True
+
+    def _check_company(self, served: list[Served]) -> None:
+        """An adapter that replaces a part of its base would answer in the name of all that share it."""
+        for one in served:
+            place = self._places[one.name]
+            others = [o.name for o in served if o is not one and self._places[o.name].network is place.network]
+            if others and (changed := place.network.changed.get(place.adapter)):
+                raise StageError(
+                    f"{one.name} changes more of its base than LoRA layers ({changed}), so it cannot share it with "
+                    f"{', '.join(others)}; serve it in a replica of its own"
+                )
 
     # --- the event loop's side ------------------------------------------------------------------------------------------
 
-    def encode(self, served: Served, prompt: str | Sequence[Json]) -> list[int]:
-        return self._place(served).network.prompts.encode(prompt)
+    def encode(self, served: Served, prompt: str | Sequence[Json]) -> tuple[int, ...]:
+        return tuple(self._place(served).network.prompts.encode(prompt))
 
     async def generate(self, job: Job) -> AsyncIterator[Piece]:
         self._check(job)
         ticket = Ticket(job)
         with self._lock:
             if self._waiting >= self._config.max_waiting:
-                raise _Full(f"{self._waiting} requests wait for {job.served.name} already; try again later")
+                raise Full(self._waiting, job.served.name)
             self._waiting += 1
             self._new.append(ticket)
             self._lock.notify()
@@ -127,10 +141,13 @@ class TransformersEngine:
         future: asyncio.Future[float] = loop.create_future()
 
         def work() -> None:
+            found: Any
             try:
-                found: Any = place.network.likelihood(place.adapter, list(prompt), answer)
+                found = place.network.likelihood(place.adapter, list(prompt), answer)
             except SlipwayError as error:
                 found = error
+            except Exception as error:  # noqa: BLE001 - whoever asked is told; the answers of all others go on
+                found = StageError(f"the answer could not be scored: {_line(error)}")
             _tell(loop, partial(_settle, future, found))
 
         with self._lock:
@@ -139,7 +156,8 @@ class TransformersEngine:
         return await future
 
     def load(self) -> Json:
-        sizes = sum((batch.sizes for batch in self._batches), Counter[int]())
+        # Copies, made in one go: the thread that computes goes on counting.
+        sizes = sum((batch.sizes.copy() for batch in tuple(self._batches)), Counter[int]())
         return {
             "running": sum(len(batch.running) for batch in self._batches),
             "waiting": self._waiting,

@@ -1,7 +1,7 @@
 """The `vllm serve` command for versions of a project: vLLM lives in an image of its own, so it is written, not run.
 
 place/base/  place/1.0.0/  …   verified copies, for vLLM to load
-place/serve.sh                 the command
+place/serve.sh                 the command, which works wherever the folder is mounted
 """
 
 import shlex
@@ -89,10 +89,13 @@ def write(root: Path, targets: Sequence[str], place: Path, options: Options) -> 
     """Verified copies of the versions in a folder, and the command that serves them from there."""
     if place.exists() and any(place.iterdir()):
         raise UsageError(f"{place} is not empty; name a new folder, so that nothing else is served from it")
+    place = place.resolve()
     with opening.opened(root, targets) as found:
-        copied = [_copied(version, place.resolve()) for version in found]
+        command(found, options)  # says what cannot be served so, before gigabytes are copied
+        copied = [_copied(version, place) for version in found]
     words = command(copied, options)
-    atomic.write_text(place / COMMAND, "#!/bin/sh\nexec " + shlex.join(words) + "\n")
+    there = [word.replace(f"{place}/", "./") for word in words]
+    atomic.write_text(place / COMMAND, f'#!/bin/sh\ncd "$(dirname "$0")" && exec {shlex.join(there)}\n')
     return words
 
 

@@ -17,14 +17,14 @@ from slipway import strict
 from slipway.artifacts import Json
 from slipway.errors import StageError, Transient, UsageError
 from slipway.generating import opening
-from slipway.generating.jobs import Job, Piece, Served
+from slipway.generating.jobs import Finish, Job, Piece, Served
 from slipway.generating.tickets import Late
 
 if TYPE_CHECKING:
     from slipway.generating.prompts import Prompts
 
 CONNECT_SECONDS = 5.0
-LONGEST = 1_000_000  # characters of a line that a server may send
+LONGEST = 1_000_000  # bytes of a line that a server may send
 
 
 class VllmEngine:
@@ -87,7 +87,7 @@ class VllmEngine:
                 if one.name not in there:
                     raise StageError(
                         f"{self._url} does not serve {one.name}, it has {', '.join(sorted(there)) or 'nothing'}; "
-                        f"start vLLM with the command that `vllm_command` writes"
+                        f"start vLLM with the command that `slipway vllm` writes"
                     )
                 self._prompts[one.name] = prompts = Prompts(one.base)
                 generation, positions = _settings(one.base)
@@ -98,10 +98,10 @@ class VllmEngine:
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    def encode(self, served: Served, prompt: str | Sequence[Json]) -> list[int]:
+    def encode(self, served: Served, prompt: str | Sequence[Json]) -> tuple[int, ...]:
         if served.name not in self._prompts:
             raise UsageError(f"{served.name} is not served here; there are {', '.join(self._prompts) or 'none'}")
-        return self._prompts[served.name].encode(prompt)
+        return tuple(self._prompts[served.name].encode(prompt))
 
     async def generate(self, job: Job) -> AsyncIterator[Piece]:
         """The server's pieces; leaving closes the connection, at which vLLM lets go of the request."""
@@ -143,25 +143,20 @@ class VllmEngine:
 
     async def _pieces(self, answer: httpx.Response, job: Job) -> AsyncIterator[Piece]:
         """The answer's events until the one that ends it; a stream that ends before is an engine that was lost."""
-        lines, told = answer.aiter_lines(), 0
+        lines, told = _lines(answer, self._url), 0
         while True:
             try:
                 async with asyncio.timeout(_left(job)):
                     line = await anext(lines)
             except StopAsyncIteration:
                 raise Transient(f"{self._url} ended the answer in the middle; ask again") from None
-            if not line.startswith("data:"):
+            if not line.startswith(b"data:"):
                 continue
-            if line.strip() == "data: [DONE]":
+            if line.strip() == b"data: [DONE]":
                 raise Transient(f"{self._url} ended the answer without saying how; ask again")
-            event = _event(line[5:], self._url)
-            choice = (event.get("choices") or [{}])[0]
-            written = int((event.get("usage") or {}).get("completion_tokens", told + bool(choice.get("text"))))
-            finish = choice.get("finish_reason")
-            if finish not in (None, "stop", "length"):
-                raise Transient(f"{self._url} gave the answer up ({finish!r:.40}); ask again")
-            if choice.get("text") or finish:
-                yield Piece(str(choice.get("text") or ""), max(written - told, 0), finish)
+            text, written, finish = _said(_event(line[5:], self._url), told, self._url)
+            if text or finish:
+                yield Piece(text, max(written - told, 0), finish)
                 told = max(told, written)
             if finish:
                 return
@@ -200,14 +195,41 @@ def _check_status(status: int, text: str, url: str) -> None:
     raise Transient(f"{url} answers {status} ({said}); ask again")
 
 
-def _event(text: str, url: str) -> Json:
+async def _lines(answer: httpx.Response, url: str) -> AsyncIterator[bytes]:
+    """By line feeds alone: httpx's own would also cut at U+2028 and its like, which JSON has within its texts."""
+    rest = b""
+    async for data in answer.aiter_bytes():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > LONGEST:
+            raise Transient(f"{url} sent a line of more than {LONGEST:,} bytes; ask again")
+
+
+def _event(data: bytes, url: str) -> Json:
     try:
+        text = data.decode("utf-8")
         event = strict.loads_json(text)
     except ValueError as error:
         raise Transient(f"{url} sent what is no event ({error}); ask again") from None
     if not isinstance(event, dict) or "error" in event:
         raise Transient(f"{url} ended the answer with an error ({text.strip()[:200]}); ask again")
     return event
+
+
+def _said(event: Json, told: int, url: str) -> tuple[str, int, Finish | None]:
+    """The text, the tokens so far and the end that an event tells of."""
+    choice, usage = (event.get("choices") or [{}]), event.get("usage") or {}
+    first = choice[0] if isinstance(choice, list) else None
+    if not isinstance(first, dict) or not isinstance(usage, dict):
+        raise Transient(f"{url} sent what is no event of a completion; ask again")
+    text, finish = first.get("text") or "", first.get("finish_reason")
+    written = usage.get("completion_tokens", told + bool(text))
+    if not isinstance(text, str) or type(written) is not int:
+        raise Transient(f"{url} sent what is no event of a completion; ask again")
+    if finish not in (None, "stop", "length"):
+        raise Transient(f"{url} gave the answer up ({finish!r:.40}); ask again")
+    return text, written, finish
 
 
 def _settings(folder: Path) -> tuple[Any, int | None]:

@@ -44,7 +44,7 @@ class Queue:
             self.running += 1
             return
         if len(self._waiting) >= self._config.waiting:
-            raise problems.full(len(self._waiting), self._retry_seconds())
+            raise problems.full(len(self._waiting), self.retry_seconds())
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         try:
@@ -65,7 +65,7 @@ class Queue:
                 return
         self.running -= 1
 
-    def _retry_seconds(self) -> int:
+    def retry_seconds(self) -> int:
         """About when there is room again."""
         lowest, highest = _RETRY
         due = (len(self._waiting) + 1) * self._mean_seconds / self._config.running

@@ -38,7 +38,7 @@ async def whole(replica: Replica, ask: Ask, seen: Seen) -> list[Answer]:
 
 
 async def _whole(replica: Replica, ask: Ask, index: int, seen: Seen) -> Answer:
-    check = Check(ask.choices[index].sampling)
+    check = Check(ask.choices[index].sampling, ask.served.answers)
     async with contextlib.aclosing(_pieces(replica, ask, index, seen)) as pieces:
         async for piece in pieces:
             check.add(piece)
@@ -116,7 +116,7 @@ def _job(replica: Replica, ask: Ask, index: int, seen: Seen, shareable: bool) ->
     own = deadlines.stream if ask.stream else deadlines.answer
     seconds = max(deadlines.stream.total_seconds, deadlines.answer.total_seconds) if shareable else own.total_seconds
     name = f"{seen.request_id}-{index}-{secrets.token_hex(4)}"
-    return Job(name, ask.served, choice.prompt, choice.sampling, seen.began + seconds)
+    return Job(name, ask.served, choice.prompt, choice.sampling, seen.began + seconds, seen.asked_by)
 
 
 def _key(replica: Replica, ask: Ask, index: int, seen: Seen) -> bytes | None:
@@ -124,7 +124,7 @@ def _key(replica: Replica, ask: Ask, index: int, seen: Seen) -> bytes | None:
     choice, shared_by = ask.choices[index], replica.shared_key(seen)
     if shared_by is None or not choice.sampling.deterministic:
         return None
-    return cache.key(replica.cache.secret, shared_by, ask.served, choice)
+    return cache.key(replica.cache.secret, shared_by, ask.served, choice, seen.asked_by)
 
 
 async def _timed(

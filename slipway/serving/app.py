@@ -1,8 +1,10 @@
 """The HTTP interface: two versions of it side by side, and what machines ask."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -39,7 +41,11 @@ class Json(Response):
 
 def build(replica: Replica) -> ASGIApp:
     """The application of one replica."""
-    app = FastAPI(title="Slipway", version=__version__, summary="Answers of one model's versions", redoc_url=None)
+    # A redirect would go to whatever host the client named, and take the API key along.
+    app = FastAPI(
+        title="Slipway", version=__version__, summary="Answers of one model's versions", redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
     routers = list(_routers(replica))
     for router in routers:
         app.include_router(router)
@@ -119,6 +125,7 @@ def _v2(service: "Service", api: Api) -> APIRouter:
 def _common(router: "_Versioned", service: "Service") -> APIRouter:
     router.post("/feedback", service.feedback, wire.FeedbackRequest, "What somebody thinks of an answer")
     router.get("/models", service.models, "What is served here")
+    router.get("/models/{name}", service.model, "One of them")
     return router.router
 
 
@@ -135,7 +142,8 @@ class _Versioned:
         self._add(path, answer, "POST", summary, {"requestBody": body})
 
     def get(self, path: str, answer: Answer, summary: str) -> None:
-        self._add(path, answer, "GET", summary, None)
+        named = [{"in": "path", "name": name, "required": True, "schema": {"type": "string"}} for name in _names(path)]
+        self._add(path, answer, "GET", summary, {"parameters": named} if named else None)
 
     def _add(self, path: str, answer: Answer, method: str, summary: str, extra: dict[str, Any] | None) -> None:
         headers = self._headers
@@ -153,6 +161,10 @@ class _Versioned:
             path, answered, methods=[method], summary=summary, openapi_extra=extra, deprecated=self._deprecated or None,
             response_model=None, operation_id=f"{method.lower()}{self.router.prefix}{path}".replace("/", "_"),
         )  # fmt: skip
+
+
+def _names(path: str) -> list[str]:
+    return re.findall(r"\{(\w+)\}", path)
 
 
 def deprecation(api: Api, successor: str | None) -> dict[str, str]:
@@ -188,10 +200,11 @@ class Service:
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self._since = int(time.time())
+        self._long_texts = ThreadPoolExecutor(1, "long-texts")
 
     def operation(
         self,
-        kind: type[BaseModel],
+        kind: type[wire.Common],
         asker: Asker,
         whole: Callable[..., dict[str, Any]],
         stream: Callable[[Ask, str, int], Form],
@@ -202,7 +215,8 @@ class Service:
             replica, seen = self.replica, _seen(request)
             replica.admit()
             asked = wire.read(kind, await bodies.read(request, replica.config.limits))
-            ask = asker(asked, replica.engine, replica.names, replica.config.limits)
+            asked = asking.sent_as(seen.sent_as, asked, replica.names)
+            ask = await self._asked(asker, asked)
             answer_id = self._note(ask, seen)
             if ask.stream:
                 return await self._streamed(request, ask, seen, stream(ask, answer_id, int(seen.at)))
@@ -212,6 +226,13 @@ class Service:
             return Json(whole(ask, answers, answer_id, int(seen.at)))
 
         return answered
+
+    async def _asked(self, asker: Asker, asked: Any) -> Ask:
+        """A long text is cut into tokens elsewhere, one after another: streams and probes go on meanwhile."""
+        given = (asked, self.replica.engine, self.replica.names, self.replica.config.limits)
+        if asked.characters <= asking.LONG:
+            return asker(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._long_texts, asker, *given)
 
     def _note(self, ask: Ask, seen: Seen) -> str:
         seen.served, seen.prompt_tokens = ask.served, ask.prompt_tokens
@@ -236,6 +257,12 @@ class Service:
             raise problems.lost("the model is being loaded; try again", "loading")
         return Json(forms.models(self.replica.served, self._since))
 
+    async def model(self, request: Request) -> Response:
+        if not self.replica.served:
+            raise problems.lost("the model is being loaded; try again", "loading")
+        name = str(request.path_params["name"])
+        return Json(forms.model(name, self.replica.names.find(name), self._since))
+
     async def feedback(self, request: Request) -> Response:
         """Kept even while it drains: what somebody thinks is asked for once."""
         replica, seen = self.replica, _seen(request)
@@ -246,8 +273,9 @@ class Service:
             raise problems.invalid("say a `score`, a `label` or a `comment`", "score")
         model, version = replica.ids.read(said.id)
         user = seen.user or user_hash(said.user, replica.keys) or ""
-        replaced, before = await asyncio.to_thread(replica.judgements.put, said.id, user, said.correct)
-        replica.metrics.judged(version, before, said.correct)
+        replaced, counts = await asyncio.to_thread(replica.judgements.put, said.id, user, said.correct)
+        if counts and said.correct is not None:
+            replica.metrics.judged(version, said.correct)
         replica.log.add("feedback", model, _row(said, model, version, user, replaced, seen))
         return Json({"object": "feedback", "id": said.id, "model": model, "version": version, "replaced": replaced})
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from slipway.artifacts import Json
 from slipway.errors import UsageError
 from slipway.generating.jobs import Engine, Sampling, Served
 from slipway.serving import problems
 from slipway.serving.config import Limits
-from slipway.serving.wire import ChatRequest, CompletionRequest, Message, ResponsesRequest, Sampled
+from slipway.serving.wire import ChatRequest, Common, CompletionRequest, Message, ResponsesRequest, Sampled
 
 Kind = Literal["chat", "text", "response"]
+Of = TypeVar("Of", bound=Common)
 MOST_CHARACTERS_A_TOKEN = 40  # no text has more on average; what cannot fit is not even tokenised
+LONG = 4000  # characters: more take a tokenizer longer than others should stand still for
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,20 @@ class Names:
         )
 
 
+def sent_as(model: str | None, asked: Of, names: Names) -> Of:
+    """A request as the gateway sent it: for the model that it counts the answer for, and never for another."""
+    if model is None:
+        return asked
+    if (found := names.find(asked.model or model)).model != model:
+        raise problems.Problem(
+            404,
+            "model_not_found",
+            f"{found.name} is not the model {ascii(model)[1:-1][:80]} that this was sent to; ask the gateway for it by its own name",
+            "model",
+        )
+    return asked if asked.model else asked.model_copy(update={"model": model})
+
+
 def of_chat(request: ChatRequest, engine: Engine, names: Names, limits: Limits) -> Ask:
     """A conversation's next turn."""
     served = names.find(request.model)
@@ -73,6 +89,7 @@ def of_completion(request: CompletionRequest, engine: Engine, names: Names, limi
     texts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
     if len(texts) > limits.messages:
         raise problems.invalid(f"`prompt` has {len(texts)} texts, at most {limits.messages} are taken", "prompt")
+    _check_count(request.n * len(texts), limits)  # before the work of reading them
     tokens = [_encoded(engine, served, text, "prompt") for text in texts]
     return _ask("text", request, served, tokens, texts, request.max_tokens, "max_tokens", limits)
 
@@ -115,7 +132,7 @@ def _encoded(engine: Engine, served: Served, prompt: str | Sequence[Json], field
             "context_length_exceeded",
         )
     try:
-        tokens = tuple(engine.encode(served, prompt))
+        tokens = engine.encode(served, prompt)
     except UsageError as error:  # what the template says of these messages
         raise problems.invalid(f"`{field}`: {error}", field) from None
     if not tokens:
@@ -133,11 +150,7 @@ def _ask(
     field: str,
     limits: Limits,
 ) -> Ask:
-    count = request.n * len(prompts)
-    if count > limits.choices:
-        raise problems.invalid(
-            f"{count} answers are asked for (`n` times prompts), at most {limits.choices} are made", "n"
-        )
+    _check_count(request.n * len(prompts), limits)
     sampling = Sampling(
         max_tokens=0,  # each prompt leaves its own room
         temperature=request.temperature,
@@ -157,6 +170,13 @@ def _ask(
     )
     usage = request.stream_options.include_usage
     return Ask(kind, served, choices, sum(map(len, prompts)), request.stream, usage, request.user, said)
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.choices:
+        raise problems.invalid(
+            f"{count} answers are asked for (`n` times prompts), at most {limits.choices} are made", "n"
+        )
 
 
 def _stops(stops: tuple[str, ...], limits: Limits) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Answers that are known already: in memory, and in Redis where it is configured.
 
 The key is a keyed digest over everything that decides an answer, and over who may see it: the scope, the version and its
-identity, the prompt's tokens, and the sampling as far as it matters. Nothing else is looked up by, so an answer can only come
+identity, the prompt's tokens, and the sampling as far as it matters; of a composite also each member's tokens and who asks. Nothing else is looked up by, so an answer can only come
 back to a question of the same scope that is equal to the last token. What Redis holds is signed with the project's secret and
 with its key: a value that was written, moved or changed by anybody else is no value.
 """
@@ -10,11 +10,12 @@ import asyncio
 import hmac
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from slipway.generating.jobs import Sampling, Served
+from slipway.generating.jobs import Prompt, Sampling, Served
 from slipway.serving import config
 from slipway.serving.asking import Choice
 from slipway.serving.checking import Answer
@@ -40,9 +41,12 @@ def scope(kind: Literal["tenant", "user", "shared"], tenant: str | None, user: s
     return f"user {user}" if user else None
 
 
-def key(secret: bytes, shared_by: str, served: Served, choice: Choice) -> bytes:
+def key(secret: bytes, shared_by: str, served: Served, choice: Choice, asked_by: Mapping[str, str]) -> bytes:
     """Equal for two questions exactly if they must get the same answer and may see each other's."""
-    said = [_FORM, shared_by, served.model, served.version, served.identity, choice.prompt, _deciding(choice.sampling)]
+    version, prompt = [served.model, served.version, served.identity], choice.prompt
+    said = [_FORM, shared_by, *version, [*prompt], _deciding(choice.sampling)]
+    if isinstance(prompt, Prompt):  # its rules read who asks, and its members may tell apart what one of them does not
+        said += [prompt.members, sorted(asked_by.items())]
     return hmac.digest(secret, orjson.dumps(said), "sha256")
 
 
@@ -126,7 +130,7 @@ class Second:
         try:
             async with asyncio.timeout(self._config.timeout_seconds):
                 return await getattr(self._connected(), command)(*words, **options)
-        except (RedisError, OSError, TimeoutError):
+        except (RedisError, OSError, TimeoutError, ValueError):  # the last: an answer that is no Redis's
             self.failures += 1
             self._quiet_until = time.monotonic() + self._config.pause_seconds
             return None

@@ -24,6 +24,7 @@ class Check:
     """Follows one answer; raises 503 at the first piece that no sound engine makes."""
 
     sampling: Sampling
+    answers: int = 1  # that may have been made for this one: their tokens count too
     tokens: int = 0
     finish: Finish | None = None
     texts: list[str] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Check:
             raise garbage("ended in a way that there is not")
         self._text(piece.text)
         self.tokens += piece.tokens
-        if self.tokens > self.sampling.max_tokens:
+        if self.tokens > self.sampling.max_tokens * self.answers:
             raise garbage(f"has more than the {self.sampling.max_tokens} tokens that were asked for")
         self.finish = piece.finish
         if self.finish is not None:
@@ -67,7 +68,9 @@ class Check:
         if any(self.texts):
             if not self.tokens:
                 raise garbage("has a text and no tokens")
-        elif (self.tokens > SILENT and not self.sampling.stop) or (self.finish == "length" and not self.tokens):
+        elif (self.tokens > SILENT * self.answers and not self.sampling.stop) or (
+            self.finish == "length" and not self.tokens
+        ):
             raise garbage(f"is empty after {self.tokens} tokens")
 
 

@@ -1,4 +1,4 @@
-"""configs/serving.yaml: how one replica serves. Nothing here changes an answer, only whether and when it is given."""
+"""configs/serving.yaml: how one replica serves. Nothing but `composites` changes an answer, only whether and when it is given."""
 
 from datetime import date
 from pathlib import Path
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from slipway import strict
 from slipway.errors import UsageError
+from slipway.generating.composite_config import Composites
 
 FILE = Path("configs") / "serving.yaml"
 
@@ -200,6 +201,7 @@ class ServingConfig(Section):
     versions: Versions
     ledger: Ledger
     drain: Drain
+    composites: Composites = Field(default=[], description="Models made of others, each with a name of its own")
 
     @classmethod
     def load(cls, path: Path) -> "ServingConfig":
@@ -208,6 +210,13 @@ class ServingConfig(Section):
             return cls.model_validate(strict.read_yaml(path))
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "the whole file"
-            line = strict.line_of(path, first["loc"])
-            raise UsageError(f"{path}:{line}: {key}: {first['msg']}; correct it (docs/guide/serving.md)") from None
+            place = first["loc"]
+            if place[:1] == ("composites",):  # pydantic puts the kind between the number and the key
+                place = (*place[:2], *place[3:])
+            raise mistake(path, place, first["msg"]) from None
+
+
+def mistake(path: Path, place: tuple[str | int, ...], what: str) -> UsageError:
+    """What is wrong with the file, by line and key."""
+    key = ".".join(map(str, place)) or "the whole file"
+    return UsageError(f"{path}:{strict.line_of(path, place)}: {key}: {what}; correct it (docs/guide/serving.md)")

@@ -1,6 +1,8 @@
 """What people think of answers: one judgement a user and answer, whichever replica is told. The last one holds.
 
 Kept beside the ledger in the state folder, so that a repeat, also one that another replica gets, replaces and never doubles.
+For the metrics an answer counts once, by the first who calls it right or wrong: so the numbers only grow, whoever reads them
+may start anew, and whoever has one answer's id cannot weigh more than one answer.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ CREATE TABLE IF NOT EXISTS judgements (
     PRIMARY KEY (answer_id, user_hash)
 ) WITHOUT ROWID
 """
+_COUNTED = "CREATE TABLE IF NOT EXISTS counted (answer_id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
 _WAIT_SECONDS = 5
 
 
@@ -34,21 +37,26 @@ class Judgements:
         with self._open() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(_TABLE)
-            connection.execute("DELETE FROM judgements WHERE at < ?", (time.time() - self._keep_seconds,))
+            connection.execute(_COUNTED)
+            for table in ("judgements", "counted"):
+                connection.execute(f"DELETE FROM {table} WHERE at < ?", (time.time() - self._keep_seconds,))
 
-    def put(self, answer_id: str, user_hash: str, correct: bool | None) -> tuple[bool, bool | None]:
-        """Whether this user had judged this answer before, and how."""
+    def put(self, answer_id: str, user_hash: str, correct: bool | None) -> tuple[bool, bool]:
+        """Whether this user had judged this answer before, and whether this is the first word on it that counts."""
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            row = connection.execute(
-                "SELECT correct FROM judgements WHERE answer_id = ? AND user_hash = ?", (answer_id, user_hash)
+            before = connection.execute(
+                "SELECT 1 FROM judgements WHERE answer_id = ? AND user_hash = ?", (answer_id, user_hash)
             ).fetchone()
             connection.execute(
                 "INSERT OR REPLACE INTO judgements VALUES (?, ?, ?, ?)", (answer_id, user_hash, correct, time.time())
             )
+            counts = False
+            if correct is not None:
+                added = connection.execute("INSERT OR IGNORE INTO counted VALUES (?, ?)", (answer_id, time.time()))
+                counts = added.rowcount == 1
             connection.execute("COMMIT")
-        before = None if row is None or row[0] is None else bool(row[0])
-        return row is not None, before
+        return before is not None, counts
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

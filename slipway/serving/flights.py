@@ -7,8 +7,9 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
-from slipway.errors import SlipwayError
+from slipway.errors import SlipwayError, UsageError
 from slipway.generating.jobs import Engine, Job, Piece
+from slipway.generating.tickets import Full
 from slipway.serving import problems
 from slipway.serving.admission import Queue
 from slipway.serving.cache import Cache, Level
@@ -55,7 +56,7 @@ class Flight:
 
     def start(self, engine: Engine, queue: Queue) -> "asyncio.Task[Answer]":
         self._task = asyncio.create_task(self._run(engine, queue), name=self.job.id)
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(lambda task: self._ended(task, queue))
         return self._task
 
     def fail(self, problem: Problem) -> None:
@@ -85,7 +86,7 @@ class Flight:
                 self._cancel()
 
     async def _run(self, engine: Engine, queue: Queue) -> Answer:
-        check = Check(self.job.sampling)
+        check = Check(self.job.sampling, self.job.served.answers)
         async with queue.turn() as waited, contextlib.aclosing(_closable(engine.generate(self.job))) as pieces:
             async for piece in pieces:
                 check.add(piece)
@@ -110,9 +111,9 @@ class Flight:
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
-    def _ended(self, task: "asyncio.Task[Answer]") -> None:
+    def _ended(self, task: "asyncio.Task[Answer]", queue: Queue) -> None:
         if not task.cancelled() and (found := task.exception()) is not None and self.error is None:
-            self.error = _as_problem(found, self.job)
+            self.error = _as_problem(found, self.job, queue)
         elif task.cancelled() and not self.over:
             self.error = problems.lost("the answer was given up", "given_up")
         self._tell()
@@ -128,10 +129,14 @@ async def _closable(pieces: AsyncIterator[Piece]) -> AsyncGenerator[Piece, None]
             await close()
 
 
-def _as_problem(error: BaseException, job: Job) -> BaseException:
+def _as_problem(error: BaseException, job: Job, queue: Queue) -> BaseException:
     """What an engine says on purpose, with its words for the log alone; a bug stays what it is."""
     if isinstance(error, Problem) or not isinstance(error, SlipwayError):
         return error
+    if isinstance(error, UsageError):  # the engine is well; it is told to whoever asked, and to no log
+        return problems.invalid(str(error))
+    if isinstance(error, Full):
+        return problems.full(error.waiting, queue.retry_seconds())
     if time.monotonic() >= job.deadline - _ROUNDING_SECONDS:  # the engine looks at the clock too
         return problems.out_of_time("the answer")
     return of_engine(error)
@@ -144,7 +149,7 @@ def of_engine(error: SlipwayError) -> Problem:
 
 
 def _is_engines(error: BaseException | None) -> bool:
-    """Whether it is the engine's failure, and not that the line was full."""
+    """Whether it is the engine's failure, and not that the line was full or the question wrong."""
     return not isinstance(error, Problem) or error.status >= 500
 
 
@@ -195,7 +200,7 @@ class Flights:
 
     def _landed(self, at: bytes | None, flight: Flight, task: "asyncio.Task[Answer]") -> None:
         self.all.discard(flight)
-        if not task.cancelled() and task.exception() is not None and _is_engines(task.exception()):
+        if not task.cancelled() and task.exception() is not None and _is_engines(flight.error):
             self._pulse.failed()
         if at is None:
             return

@@ -12,6 +12,8 @@ from slipway.serving.asking import Ask
 from slipway.serving.checking import Answer
 from slipway.serving.problems import Problem
 
+# To JSON they are letters like others, to many a reader of lines an end: U+0085, U+2028, U+2029.
+_LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 DONE = b"data: [DONE]\n\n"
 PREFIXES = {"chat": "chatcmpl-", "text": "cmpl-", "response": "resp_"}
 
@@ -19,7 +21,10 @@ PREFIXES = {"chat": "chatcmpl-", "text": "cmpl-", "response": "resp_"}
 def event(value: Json, name: str | None = None) -> bytes:
     """One server-sent event."""
     said = b"event: " + name.encode() + b"\n" if name else b""
-    return said + b"data: " + orjson.dumps(value) + b"\n\n"
+    data = orjson.dumps(value)
+    for raw, escaped in _LINE_ENDS:
+        data = data.replace(raw, escaped)
+    return said + b"data: " + data + b"\n\n"
 
 
 def usage(prompt: int, answer: int) -> Json:
@@ -123,14 +128,20 @@ def response(ask: Ask, answer: Answer | None, answer_id: str, created: int, erro
 
 
 def _message(answer: Answer, answer_id: str) -> Json:
-    text = {"type": "output_text", "text": answer.text, "annotations": []}
     return {
         "id": _message_id(answer_id),
         "type": "message",
         "role": "assistant",
         "status": "incomplete" if answer.finish == "length" else "completed",
-        "content": [text],
+        "content": [_text(answer.text)],
     }
+
+
+_BEGUN: Json = {"status": "in_progress", "content": []}
+
+
+def _text(text: str) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def _message_id(answer_id: str) -> str:
@@ -147,7 +158,12 @@ class ResponseEvents:
         self._tokens = 0
 
     def begin(self) -> Iterator[bytes]:
-        yield self._event("response.created", response=response(self._ask, None, self._id, self._created))
+        """What there will be is told before any of it: clients put the pieces into it."""
+        for kind in ("response.created", "response.in_progress"):
+            yield self._event(kind, response=response(self._ask, None, self._id, self._created))
+        item = {"id": _message_id(self._id), "type": "message", "role": "assistant"}
+        yield self._event("response.output_item.added", output_index=0, item=item | _BEGUN)
+        yield self._event("response.content_part.added", **self._place, part=_text(""))
 
     def part(self, part: Part) -> Iterator[bytes]:
         self._texts.append(part.piece.text)
@@ -160,6 +176,9 @@ class ResponseEvents:
     def end(self, tokens: int) -> Iterator[bytes]:
         yield self._event("response.output_text.done", **self._place, text="".join(self._texts), logprobs=[])
         whole = response(self._ask, self._finish, self._id, self._created)
+        (item,) = whole["output"]
+        yield self._event("response.content_part.done", **self._place, part=item["content"][0])
+        yield self._event("response.output_item.done", output_index=0, item=item)
         yield self._event(f"response.{whole['status']}", response=whole)
 
     def failed(self, problem: Problem) -> Iterator[bytes]:
@@ -177,9 +196,13 @@ class ResponseEvents:
 def models(served: Sequence[Served], created: int) -> Json:
     """Every name by which a version is known: the model's own means the first of it."""
     named = {one.name: one for one in served} | {one.model: one for one in reversed(served)}
-    data = [
-        {"id": name, "object": "model", "created": created, "owned_by": "slipway", "version": one.version,
-         "identity": one.identity, "context": one.context}
-        for name, one in sorted(named.items())
-    ]  # fmt: skip
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": [model(name, one, created) for name, one in sorted(named.items())]}
+
+
+def model(name: str, one: Served, created: int) -> Json:
+    """One of the names, and whom it means."""
+    said: Json = {
+        "id": name, "object": "model", "created": created, "owned_by": "slipway", "version": one.version,
+        "identity": one.identity, "context": one.context,
+    }  # fmt: skip
+    return said | ({"members": one.members} if one.members else {})

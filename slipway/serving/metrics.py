@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from slipway.artifacts import Json
@@ -50,7 +50,7 @@ class Metrics:
         self._tokens = Counter("llm_tokens", "Tokens read and made", ["kind", *made], registry=registry)
         self._hits = Counter("llm_cache_hits", "Answers that were not made anew", ["level"], registry=registry)
         self._misses = Counter("llm_cache_misses", "Cacheable answers that were made anew", registry=registry)
-        # Gauges: who changes a mind takes the first judgement back.
+        # Gauges by kind, for their names end as dashboards know them; they only grow, as counters do.
         self._correct = Gauge(
             "model_correct_predictions", "Answers that were called right", ["version"], registry=registry
         )
@@ -91,10 +91,10 @@ class Metrics:
         else:
             self._hits.labels(level).inc()
 
-    def judged(self, version: str, before: bool | None, now: bool | None) -> None:
-        """A judgement in place of the one that the same user gave of the same answer before."""
-        self._graded.labels(version).inc((now is not None) - (before is not None))
-        self._correct.labels(version).inc((now is True) - (before is True))
+    def judged(self, version: str, correct: bool) -> None:
+        """The first judgement of an answer, wherever it was given."""
+        self._graded.labels(version).inc()
+        self._correct.labels(version).inc(correct)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -110,6 +110,7 @@ class _Load(Collector):
         yield GaugeMetricFamily("llm_engine_running", "Answers the engine makes", _number(load, "running"))
         yield GaugeMetricFamily("llm_engine_waiting", "Answers the engine has in line", _number(load, "waiting"))
         yield _batches(load.get("batch_sizes") or {})
+        yield _ways(load.get("ways") or {})
         for name, value in self._own().items():
             yield GaugeMetricFamily(name, _OWN[name], value)
 
@@ -128,6 +129,15 @@ _OWN = {
 def _number(load: Json, name: str) -> float:
     value = load.get(name)
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _ways(counted: Mapping[str, Mapping[str, int]]) -> CounterMetricFamily:
+    """Of each composite, whose answer was taken."""
+    found = CounterMetricFamily("llm_composite_answers", "Whose answer was taken", labels=["model", "member"])
+    for model, ways in counted.items():
+        for member, count in ways.items():
+            found.add_metric([model, member], count)
+    return found
 
 
 def _batches(sizes: Mapping[object, int]) -> HistogramMetricFamily:

@@ -38,6 +38,7 @@ class Guarded(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _reading = True  # the headers of a request, or nothing yet
+    _headed = False  # its headers are complete
     _raw = _count = _size = 0
     _problem = _BAD
 
@@ -62,6 +63,7 @@ class Guarded(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._count = self._size = 0
+        self._headed = False
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -71,10 +73,11 @@ class Guarded(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count += 1
         self._grow(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        if not self._headed:  # a trailer is dropped: among the headers it could say what the gateway lets no client say
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._reading, self._raw = False, 0
+        self._reading, self._raw, self._headed = False, 0, True
         self._disarm()
         super().on_headers_complete()
 

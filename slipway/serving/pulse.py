@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 
@@ -47,11 +48,13 @@ class Pulse:
     async def _answers(self) -> bool:
         served = self._engine.served[0]
         try:
-            prompt = tuple(self._engine.encode(served, "1"))
+            prompt = self._engine.encode(served, "1")
             job = Job(
                 f"probe-{secrets.token_hex(4)}", served, prompt, Sampling(1, 0), time.monotonic() + _PATIENCE_SECONDS
             )
             async with asyncio.timeout(_PATIENCE_SECONDS), contextlib.aclosing(self._engine.generate(job)) as pieces:  # type: ignore[type-var]
                 return [piece async for piece in pieces][-1:] != []
-        except (SlipwayError, TimeoutError):
+        except Exception as error:  # a bug too: whoever watches must outlive whatever is watched
+            if not isinstance(error, SlipwayError | TimeoutError):
+                logging.getLogger("slipway.serving").exception("the engine's own question ended in a bug")
             return False

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,8 +36,8 @@ _LOGGED = ("chat/completions", "completions", "responses")
 class Replica:
     """Made before anything is loaded; `load` makes it ready, `drain` lets it end."""
 
-    def __init__(self, root: Path, config: ServingConfig, engine: Engine, wanted: Sequence[str]) -> None:
-        self.root, self.config, self.engine, self._wanted = root, config, engine, wanted
+    def __init__(self, root: Path, config: ServingConfig, engine: Engine) -> None:
+        self.root, self.config, self.engine = root, config, engine
         self.state: State = "loading"
         self.name = secrets.token_hex(6)
         self.keys = keys(root)
@@ -76,10 +76,8 @@ class Replica:
             self.state = "ready"
 
     def _named(self) -> None:
-        """Targets as they were typed (`support-desk@champion`) name what came of them, where each became one."""
-        typed: Mapping[str, Served] = {}
-        if len(self._wanted) == len(self.served):
-            typed = dict(zip(self._wanted, self.served, strict=True))
+        """Targets as they were typed (`support-desk@champion`) name what came of them, also several that became one."""
+        typed = {name: one for one in self.served for name in one.facts.get("asked_as", ())}
         self.names = Names(self.served, typed)
         self.ids = Ids(self.keys, [one.model for one in self.served])
 

@@ -13,6 +13,7 @@ from slipway.serving.problems import Problem
 
 Track = Literal["champion", "candidate", "shadow", "direct"]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_GROUP = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 @dataclass
@@ -24,6 +25,8 @@ class Seen:
     failover: bool
     tenant: str | None  # keyed hash of who pays: what the gateway says and the API key
     user: str | None  # keyed hash
+    sent_as: str | None = None  # the model that the gateway counts the answer for
+    group: str = ""  # of the user, as whoever asks says: rules of composites may read it
     method: str = "other"
     endpoint: str = "other"
     began: float = field(default_factory=time.monotonic)
@@ -47,6 +50,11 @@ class Seen:
         """The status that counts: of a stream that failed it is not the 200 it began with."""
         return self.failure.status if self.failure is not None else self.status
 
+    @property
+    def asked_by(self) -> dict[str, str]:
+        """What rules that choose who answers may know of whoever asks."""
+        return {"user_group": self.group, "track": self.track}
+
     def first_token(self) -> None:
         if self.first_token_seconds is None:
             self.first_token_seconds = time.monotonic() - self.began
@@ -62,6 +70,8 @@ def of_headers(headers: Mapping[str, str], keys: Keys) -> Seen:
         failover=headers.get("x-slipway-failover") == "1",
         tenant=_tenant(headers, keys),
         user=user_hash(headers.get("x-user-id"), keys),
+        sent_as=headers.get("x-slipway-model"),
+        group=group if _GROUP.fullmatch(group := headers.get("x-user-group", "")) else "",
     )
 
 

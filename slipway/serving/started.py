@@ -4,11 +4,15 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from slipway.artifacts import Json
 from slipway.errors import SlipwayError
 from slipway.generating.jobs import Served
 from slipway.serving import config
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 Standing = Literal["recorded", "buffered", "alarm", "refuse"]
 
@@ -58,7 +62,10 @@ class Recorder:
             self._ended.wait(self._config.retry_seconds)
 
     def _tell(self) -> bool:
-        """Whether the ledger knows of every version now; each is told in one transaction, so none twice."""
+        """Whether the ledger knows of every version now.
+
+        An attempt may fail after it was written (no room for its checkpoint), so that one more looks first.
+        """
         from slipway.ledger import events
         from slipway.registry import opening
 
@@ -66,12 +73,22 @@ class Recorder:
         try:
             with opening.acting(self._root) as connection:
                 for one in due.values():
-                    payload = {"version": one.version, "identity": one.identity, **self._payload}
+                    if self._said is not None and self._is_there(connection, one):
+                        continue
+                    payload: Json = {"version": one.version, "identity": one.identity, **self._payload}
+                    if one.members:
+                        payload["members"] = list(one.members)
                     events.append(connection, "inference_started", one.model, one.version, payload)
-        except SlipwayError as error:
+        except (SlipwayError, OSError) as error:
             if str(error) != self._said:  # once, not every time
                 print(f"slipway: the ledger does not know yet that this answers: {error}", file=sys.stderr, flush=True)
             self._said = str(error)
             return False
         self._told |= due.keys()
         return True
+
+    def _is_there(self, connection: "Connection", one: Served) -> bool:
+        from slipway.ledger import events
+
+        found = events.read(connection, kind="inference_started", model=one.model, subject=one.version)
+        return any(event.payload.get("replica") == self._payload["replica"] for event in found)

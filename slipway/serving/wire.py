@@ -6,7 +6,7 @@ there as long as they say nothing: null, or what they are by default.
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slipway.artifacts import Json
 from slipway.serving import problems
@@ -37,35 +37,47 @@ _NEUTRAL: Json = {
     "truncation": ("disabled",),
 }
 
+# Of a message that came from here and goes back as a part of a longer conversation: what says nothing.
+_ECHOED: Json = {"type": ("message",), "annotations": ([],), "logprobs": ([],), "tool_calls": ([],)}
+_NAMES_OF_ECHOES = frozenset(["id", "status"])
+
 Request = TypeVar("Request", bound=BaseModel)
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=1)]
 
 
-class Part(BaseModel):
-    """A part of a message; text alone."""
+class Said(BaseModel):
+    """A message or a part of one, as somebody wrote it or as it came from here."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        known = cls.model_fields
+        return {key: value for key, value in given.items() if key in known or not _is_echo(key, value)}
+
+
+class Part(Said):
+    """A part of a message; text alone."""
 
     type: Literal["text", "input_text", "output_text"]
     text: str
 
 
-class Message(BaseModel):
+class Message(Said):
     """One turn of a conversation."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
-    name: str | None = None
 
     @property
     def plain(self) -> Json:
         """As chat templates know it: a developer is a system."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        said = {"role": "system" if self.role == "developer" else self.role, "content": content}
-        return said | ({"name": self.name} if self.name is not None else {})
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
 class StreamOptions(BaseModel):
@@ -116,6 +128,10 @@ class ChatRequest(Sampled):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Tokens | None = None
 
+    @property
+    def characters(self) -> int:
+        return sum(len(one.plain["content"]) for one in self.messages)
+
 
 class CompletionRequest(Sampled):
     """POST /v1/completions."""
@@ -124,6 +140,10 @@ class CompletionRequest(Sampled):
 
     prompt: str | Annotated[list[str], Field(min_length=1)]
     max_tokens: Tokens | None = 16  # as OpenAI's
+
+    @property
+    def characters(self) -> int:
+        return len(self.prompt) if isinstance(self.prompt, str) else sum(map(len, self.prompt))
 
 
 class ResponsesRequest(Common):
@@ -134,6 +154,11 @@ class ResponsesRequest(Common):
     input: str | Annotated[list[Message], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Tokens | None = None
+
+    @property
+    def characters(self) -> int:
+        asked = len(self.input) if isinstance(self.input, str) else sum(len(one.plain["content"]) for one in self.input)
+        return asked + len(self.instructions or "")
 
 
 class FeedbackRequest(BaseModel):
@@ -178,6 +203,11 @@ def _says_nothing(kind: type[BaseModel], key: str, value: Any) -> bool:
     raise problems.unsupported(shown, "is not supported" if key in _NEUTRAL else "is not known here")
 
 
+def _is_echo(key: str, value: Any) -> bool:
+    """Whether a field of a message stands there only because the message was an answer of ours."""
+    return value is None or key in _NAMES_OF_ECHOES or value in _ECHOED.get(key, ())
+
+
 def _is_text(prompt: Any) -> bool:
     return isinstance(prompt, str) or (isinstance(prompt, list) and all(isinstance(one, str) for one in prompt))
 
@@ -190,6 +220,8 @@ def _problem(error: ValidationError) -> problems.Problem:
     where = ".".join(str(part) for part in first["loc"] if not _is_branch(part))[:120]
     if first["type"] == "missing":
         raise problems.invalid(f"`{where}` is missing", where, "missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        return problems.unsupported(ascii(where)[1:-1])
     return problems.invalid(f"`{where}`: {first['msg']}", where or None)
 
 

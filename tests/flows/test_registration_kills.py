@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -49,12 +50,17 @@ def register(project: Path, release: str, **extra: str) -> subprocess.Popen[str]
     return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.fixture
-def judged(stub: Path) -> Path:
-    """A stub project in which the gate has passed."""
-    done = stub_project.repro(stub)
+@pytest.fixture(scope="module")
+def _judged_once(stub_of_module: Path) -> Path:
+    done = stub_project.repro(stub_of_module)
     assert done.returncode == 0, done.stderr
-    return stub
+    return stub_of_module
+
+
+@pytest.fixture
+def judged(_judged_once: Path, tmp_path: Path) -> Path:
+    """A stub project in which the gate has passed: a copy, its times kept, of one that is made once."""
+    return shutil.copytree(_judged_once, tmp_path / "a project", symlinks=True)
 
 
 RECOVER = "import sys; from pathlib import Path; from slipway import settings; from slipway.registry import entry; root = Path.cwd(); settings.apply(root); print('\\n'.join(entry.recover(root)))"  # fmt: skip

@@ -84,6 +84,32 @@ def test_case_G1_nobody_sees_a_failing_candidate_and_it_is_out_within_two_second
     assert (told.kind, told.facts["by"], told.facts["before"]) == ("traffic_changed", "breaker", 50)
 
 
+@pytest.mark.parametrize("fault", ["501", "507", "599", "302", "204", "101", "cut-chunks"])
+def test_case_G1_whatever_is_no_answer_is_made_good_and_counted(canary: Rig, fault: str) -> None:
+    """A status that no `retry-on` knows; chunks that end behind a brace."""
+    canary.split(100)
+    canary.candidate.fault(fault)
+    answer = Client(canary.port).ask("somebody")
+    assert (answer.status, answer.version, answer.headers.get("x-slipway-failover")) == (200, "1.0.0", "1")
+    assert json.loads(answer.body)["choices"]
+    wait_for(lambda: canary.gateway.share(MODEL)["counts"]["candidate_bad"] == 1, 2, "it to be counted")
+
+
+def test_clients_that_go_away_are_not_the_candidates_fault(canary: Rig) -> None:
+    canary.split(100)
+    canary.candidate.fault("slow", seconds=0.3)
+    for stream in (False, True) * 6:
+        body = json.dumps({"model": MODEL, "stream": stream, "messages": []}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", canary.port), timeout=5) as line:
+            line.sendall(head.encode() + body)
+            time.sleep(0.01)
+    time.sleep(0.5)
+    assert Client(canary.port).ask("somebody").version == "2.0.0"
+    counts = canary.gateway.share(MODEL)["counts"]
+    assert (counts["candidate_bad"], counts["candidate_cut"]) == (0, 0)
+
+
 def test_what_failed_over_says_so_to_the_champion_and_to_the_client(canary: Rig) -> None:
     canary.split(100)
     canary.candidate.fault("500")
@@ -136,6 +162,34 @@ def test_case_G2_a_stream_that_is_cut_ends_without_an_end_and_without_anybody_el
     assert not ended and b"[DONE]" not in data
     assert data.count(b"2.0.0-") == 3 and b"1.0.0-" not in data
     wait_for(lambda: canary.gateway.watch.totals(MODEL).candidate_cut, 2, "the cut to be counted")
+
+
+@pytest.mark.parametrize("fault", ["empty-stream", "hang", "501"])
+def test_case_G1_a_stream_that_does_not_begin_is_begun_by_the_champion(canary: Rig, fault: str) -> None:
+    canary.split(100)
+    canary.candidate.fault(fault)
+    data, ended = streamed(canary.port, "u")
+    assert ended and data.count(b"1.0.0-") == PIECES and b"2.0.0-" not in data and b"x-slipway-failover: 1" in data
+
+
+def test_case_G2_a_stream_that_goes_silent_is_cut_and_counted(canary: Rig) -> None:
+    canary.split(100)
+    canary.candidate.fault("hang-stream")
+    data, ended = streamed(canary.port, "u")
+    assert not ended and data.count(b"2.0.0-") == 3 and b"1.0.0-" not in data
+    wait_for(lambda: canary.gateway.share(MODEL)["counts"]["candidate_cut"] == 1, 2, "it to be counted")
+
+
+def test_pieces_of_a_stream_come_as_they_are_made(canary: Rig) -> None:
+    canary.split(100)
+    canary.candidate.fault("ok", piece_seconds=0.2)
+    body = json.dumps({"model": MODEL, "stream": True, "messages": []}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", canary.port), timeout=5) as line:
+        line.sendall(head.encode() + body)
+        first = line.recv(65_536)
+    canary.candidate.fault("ok", piece_seconds=0.02)
+    assert b"2.0.0-0" in first and b"2.0.0-1" not in first
 
 
 def test_case_G2_a_candidate_that_is_killed_mid_stream_cuts_the_stream(canary: Rig) -> None:

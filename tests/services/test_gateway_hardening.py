@@ -3,6 +3,8 @@
 import contextlib
 import gzip
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from gateways import Client, Rig, need_haproxy, rigged
+from made_replica import MODEL
+from pace import slowness
 
 need_haproxy()
 LIMITS = {
@@ -75,6 +79,25 @@ def test_case_G9_an_ambiguous_request_is_refused_and_the_connection_closed(rig: 
     assert rig.champion.asked("/seen")["requests"] == before, "no replica saw it"
 
 
+def test_case_G9_nothing_becomes_another_protocol_than_http(rig: Rig) -> None:
+    upgrade = ("Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+    assert raw(rig.port, post("Connection: close", *upgrade, CL5, body=b"hello"))[0] == [200]
+    assert "upgrade" not in rig.champion.seen[-1]
+    rig.champion.fault("101")
+    hidden = b"POST /v1/evil HTTP/1.1\r\nHost: a\r\nX-Slipway-Track: candidate\r\nContent-Length: 0\r\n\r\n"
+    statuses, _, _ = raw(rig.port, post(*upgrade, CL5, body=b"hello" + hidden), 1)
+    tracks = {one["x-slipway-track"] for one in rig.champion.seen[-2:]}
+    rig.champion.fault("ok")
+    assert 101 not in statuses and tracks == {"champion"}, "what comes behind it is a request like others"
+
+
+@pytest.mark.parametrize("path", ["/v1/feedb%61ck", "/v1//feedback", "/v1/../v1/feedback", "/v1/./feedback"])
+def test_case_G9_a_path_that_a_replica_would_read_otherwise_is_none(rig: Rig, path: str) -> None:
+    before = rig.champion.asked("/seen")["requests"]
+    assert Client(rig.port).ask("u", path=path, body={"id": "x", "score": 1}).status == 404
+    assert rig.champion.asked("/seen")["requests"] == before
+
+
 NORMALISED = {
     "length and chunks": post("Content-Length: 4", CHUNKED, body=END + b"GET /v1/evil HTTP/1.1\r\nHost: a\r\n\r\n"),
     "bare line feeds": post(CL5, body=b"hello").replace(b"\r\n", b"\n"),
@@ -100,12 +123,15 @@ def test_case_G9_only_the_gateway_says_who_is_who(rig: Rig) -> None:
         "x_slipway_track": "candidate", "x_slipway_version": "9.9.9", "x_slipway_failover": "1", "x_slipway_kind": "stream",
         "x_slipway_tenant": "other", "x_forwarded_for": "6.6.6.6", "x_forwarded_host": "evil", "x_real_ip": "6.6.6.6",
         "forwarded": "for=6.6.6.6", "x_slipway_force": "candidate",
+        "x_slipway_model": "other",
     }  # fmt: skip
     answer = Client(rig.port).ask("u", **spoofed)
     heard = rig.champion.seen[-1]
     assert (answer.status, answer.version) == (200, "1.0.0"), "nobody chooses an arm here"
     ours = {name: value for name, value in heard.items() if name.startswith(("x-slipway", "x-forwarded", "x-real"))}
-    assert ours == {"x-slipway-track": "champion", "x-forwarded-for": "127.0.0.1", "x-forwarded-proto": "http"}
+    assert ours == {
+        "x-slipway-track": "champion", "x-slipway-model": MODEL, "x-forwarded-for": "127.0.0.1", "x-forwarded-proto": "http",
+    }  # fmt: skip
     assert "forwarded" not in heard
     statuses, _, _ = raw(rig.port, post("X_Slipway_Track: shadow", "Connection: close", CL5, body=b"hello"))
     assert statuses == [200] and "x_slipway_track" not in rig.champion.seen[-1]
@@ -142,7 +168,8 @@ def endless_body(port: int) -> list[int]:
 
 def test_case_G8_what_is_too_large_is_refused(rig: Rig) -> None:
     before = rig.champion.asked("/seen")["requests"]
-    assert raw(rig.port, post("Content-Length: 1000000000"))[:2] == ([413], True)
+    for length in (10**9, 2**31 + 5, 2**32 + 5, 2**63 - 1):
+        assert raw(rig.port, post(f"Content-Length: {length}"))[:2] == ([413], True), length
     assert endless_body(rig.port) in ([413], []), "the answer, or a connection that is closed under the flood"
     assert raw(rig.port, post(CHUNKED, body=b"8000\r\n" + b"x" * 32_768 + b"\r\n" + END))[0] == [413]
     bomb = gzip.compress(b"0" * 10_000_000)
@@ -158,8 +185,11 @@ def test_case_G8_what_is_too_large_is_refused(rig: Rig) -> None:
 def test_case_G8_who_is_slow_is_let_go(rig: Rig) -> None:
     statuses, closed, _ = raw(rig.port, b"POST /v1/x HTTP/1.1\r\nHost: a\r\n")
     assert (statuses, closed) == ([408], True)
-    statuses, closed, _ = raw(rig.port, post("Content-Length: 50", body=b"hello"))
-    assert (statuses, closed) == ([408], True)
+    for method in (b"POST", b"GET"):
+        before = rig.champion.asked("/seen")["requests"]
+        statuses, closed, _ = raw(rig.port, post("Content-Length: 50", body=b"hello").replace(b"POST", method))
+        assert (statuses, closed) == ([408], True), method
+        assert rig.champion.asked("/seen")["requests"] == before
 
 
 def test_case_G8_deep_json_reaches_the_replica_which_judges_it(rig: Rig) -> None:
@@ -175,30 +205,103 @@ def memory(rig: Rig) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
+def slowest(client: Client, times: int = 200) -> float:
+    """The 99th percentile of a user who asks one thing after the other."""
+    found = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        assert client.ask("u").status == 200
+        found.append(time.perf_counter() - begun)
+    return sorted(found)[int(times * 0.99) - 1]
+
+
+def check_calm(client: Client, rig: Rig, calm: float, idle: int) -> None:
+    busy, most = slowest(client), memory(rig)
+    assert busy <= max(2 * calm, 0.025 * slowness()), f"{busy * 1000:.1f} ms, {calm * 1000:.1f} ms without"
+    assert most <= 2 * idle + 20_000, f"{most} kB, {idle} kB without"
+
+
+@pytest.mark.alone
 def test_case_G8_five_hundred_slow_connections_do_not_slow_others(rig: Rig) -> None:
     client = Client(rig.port)
-
-    def slowest(times: int = 200) -> float:
-        found = []
-        for _ in range(times):
-            begun = time.perf_counter()
-            assert client.ask("u").status == 200
-            found.append(time.perf_counter() - begun)
-        return sorted(found)[int(times * 0.99) - 1]
-
-    slowest()
-    calm, idle = slowest(), memory(rig)
+    slowest(client)
+    calm, idle = slowest(client), memory(rig)
     stopped = threading.Event()
     flood = threading.Thread(target=flooding, args=(rig.port, stopped))
     flood.start()
     try:
         time.sleep(0.3)
-        busy, most = slowest(), memory(rig)
+        check_calm(client, rig, calm, idle)
     finally:
         stopped.set()
         flood.join()
-    assert busy <= max(2 * calm, 0.025), f"{busy * 1000:.1f} ms, {calm * 1000:.1f} ms without"
-    assert most <= 2 * idle + 20_000, f"{most} kB, {idle} kB without"
+
+
+@pytest.mark.alone
+@pytest.mark.chaos
+@pytest.mark.parametrize("arm", ["champion", "candidate"])
+def test_case_G8_no_abuse_slows_others(rig: Rig, arm: str) -> None:
+    """Sent by another process, so that it is the gateway which is measured and not this interpreter."""
+    rig.split(100 if arm == "candidate" else 0)
+    client = Client(rig.port)
+    slowest(client)
+    calm, idle = slowest(client), memory(rig)
+    for kind, data in {
+        "chunks without end": post(CHUNKED, body=(b"100000\r\n" + b"x" * 1_048_576 + b"\r\n") * 3),
+        "ten thousand headers": post(*(f"X-{n}: y" for n in range(10_000))),
+        "a gigabyte announced": post("Content-Length: 1000000000", body=b"x" * 100_000),
+        "deep": post("Content-Length: 16000", body=b"[" * 8000 + b"]" * 8000),
+    }.items():
+        program = ABUSE.format(port=rig.port)
+        abuser = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert abuser.stdin is not None and abuser.stdout is not None
+        abuser.stdin.write(data)
+        abuser.stdin.close()
+        try:
+            assert abuser.stdout.readline() == b"begun\n"
+            print(arm, kind)
+            check_calm(client, rig, calm, idle)
+        finally:
+            abuser.kill()
+            abuser.wait()
+    rig.split(0)
+
+
+ABUSE = """
+import contextlib, socket, sys, time
+data = sys.stdin.buffer.read()
+print("begun", flush=True)
+while True:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", {port}), timeout=2) as line:
+        with contextlib.suppress(OSError):
+            line.sendall(data)
+        line.recv(65536)
+    time.sleep(0.005)
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.chaos
+def test_case_G8_ten_thousand_connections_of_twenty_addresses(rig: Rig) -> None:
+    """They fill what connections there are: who is connected notices nothing, who comes waits for the slow to be let go."""
+    client, lines = Client(rig.port), []
+    slowest(client)
+    calm, idle = slowest(client), memory(rig)
+    try:
+        for number in range(10_000):
+            line = socket.socket()
+            lines.append(line)
+            line.setblocking(False)
+            line.bind((f"127.0.0.{2 + number % 20}", 0))
+            line.connect_ex(("127.0.0.1", rig.port))
+            if number >= 50:
+                with contextlib.suppress(OSError):
+                    lines[number - 50].send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-")
+        check_calm(client, rig, calm, idle + 10_000 * 20)  # some 20 kB for each that waits
+        assert Client(rig.port, 30).ask("u").status == 200
+    finally:
+        for line in lines:
+            line.close()
 
 
 def flooding(port: int, stopped: threading.Event) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from conftest import wait_for
 from gateways import Client, Rig, need_haproxy, rigged
 from made_replica import MODEL
 
-from slipway.gateway import admin
+from slipway.gateway import admin, routing
 
 need_haproxy()
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
@@ -130,10 +132,45 @@ def test_a_change_needs_the_token_and_sense(rig: Rig) -> None:
     rig.split(30, back=True)
 
 
+def test_a_token_that_is_cut_short_opens_nothing(tmp_path: Path) -> None:
+    """A machine that lost its power while the file was written."""
+    (tmp_path / admin.TOKEN).touch()
+    made = admin.token(tmp_path)
+    assert len(made) > 40 and admin.token(tmp_path) == made
+    assert (tmp_path / admin.TOKEN).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("length", ["-1", "99999999999", "x", "100001", None])
+def test_a_body_without_a_sensible_length_is_refused_and_not_read_as_a_request(rig: Rig, length: str | None) -> None:
+    host, port = address(rig).split(":")
+    said = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+    for method, path, token in (("POST", "/api/weights", bearer(rig)["authorization"]), ("GET", "/metrics", "")):
+        head = f"{method} {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: {token}\r\n{said}\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=3) as line:
+            line.sendall(head.encode() + f"GET /elsewhere HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n".encode())
+            got = b"".join(iter(lambda: line.recv(65_536), b""))
+        assert got.count(b"HTTP/1.1 ") == 1 and (b" 413 " if method == "POST" else b" 200 ") in got[:20], got[:200]
+
+
+def test_what_no_start_could_read_is_not_kept(rig: Rig) -> None:
+    replica = {"model": MODEL, "arm": "candidate", "address": rig.candidate.address, "version": {"a": 1}}
+    assert asked(rig, "/api/add", replica, **bearer(rig))[0] == 400
+    assert asked(rig, "/api/shadow", {"model": MODEL, "percent": "5"}, **bearer(rig))[0] == 409
+    assert routing.load(rig.folder) is not None
+
+
 def test_another_sites_page_gets_nothing(rig: Rig) -> None:
     assert asked(rig, "/api/status", host="evil.example")[0] == 403
     assert asked(rig, "/api/weights", {"model": MODEL}, host="evil.example", **bearer(rig))[0] == 403
     assert asked(rig, "/elsewhere")[0] == 404
+    for host, code in (
+        ("10.0.0.5:8081", 200),
+        ("[fe80::1]", 200),
+        ("127.0.0.1", 200),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
+    ):
+        assert asked(rig, "/metrics", host=host)[0] == code, host
 
 
 def test_only_the_owner_reads_the_token(rig: Rig) -> None:

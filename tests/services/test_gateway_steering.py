@@ -18,7 +18,7 @@ import made_ledger
 import made_replica
 import pytest
 from conftest import wait_for
-from gateways import Client, Rig, configuration, need_haproxy, rigged
+from gateways import Answer, Client, Rig, configuration, need_haproxy, rigged
 from made_replica import MODEL, Process
 
 from slipway.errors import Refused, StageError, Transient
@@ -105,6 +105,38 @@ def test_a_decision_takes_effect_within_fifty_milliseconds(calm: Rig) -> None:
     assert sorted(took)[len(took) // 2] <= 0.05, took
 
 
+@pytest.mark.parametrize("kind", ["cookie", "key", "address"])
+def test_case_G12_users_known_otherwise_stay_and_move_on_alike(tmp_path: Path, kind: str) -> None:
+    """Also: who may not name a user here does not name one to a replica either."""
+    more = {"authentication": "keys"} if kind == "key" else {}
+    names = [keys.new(tmp_path / "gateway", f"k{n}", False, 0)[1] if kind == "key" else str(n + 2) for n in range(24)]
+    with rigged(tmp_path / "gateway", identity=[kind], **more) as rig:
+
+        def asked() -> list[str]:
+            found = []
+            for name in names:
+                line = http.client.HTTPConnection(
+                    "127.0.0.1", rig.port, source_address=(f"127.0.0.{name}", 0) if kind == "address" else None
+                )
+                given = {"cookie": {"cookie": f"slipway-user={name}"}, "key": {"authorization": f"Bearer {name}"}}
+                line.request("POST", "/v1/chat/completions", b"{}", {**given.get(kind, {}), "x-user-id": "mallory"})
+                answer = line.getresponse()
+                answer.read()
+                found.append(answer.headers["x-slipway-version"])
+                line.close()
+            return found
+
+        before = asked()
+        for weight in (30, 60):
+            rig.split(weight)
+            now = asked()
+            assert now == asked(), "the same user, the same arm"
+            assert not [pair for pair in zip(before, now, strict=True) if pair == ("2.0.0", "1.0.0")]
+            assert set(now) == {"1.0.0", "2.0.0"}
+            before = now
+        assert "x-user-id" not in rig.champion.seen[-1]
+
+
 def test_a_user_is_known_by_header_cookie_or_address(calm: Rig) -> None:
     calm.split(50)
     client = Client(calm.port)
@@ -144,7 +176,7 @@ def test_the_measured_share_comes_with_its_interval(calm: Rig) -> None:
 
 
 def test_a_replica_comes_drains_and_goes_while_traffic_flows(calm: Rig) -> None:
-    second, statuses, stopped = Process("1.0.1"), [], threading.Event()
+    second, statuses, stopped = Process("1.0.0"), [], threading.Event()
 
     def load() -> None:
         client = Client(calm.port)
@@ -171,11 +203,12 @@ def test_a_replica_comes_drains_and_goes_while_traffic_flows(calm: Rig) -> None:
     assert [one.address for one in calm.gateway.model(MODEL).champion.replicas] == [calm.champion.address]
 
 
-@pytest.mark.parametrize("fault", ["kill", "503"])
-def test_a_champion_of_several_replicas_loses_one_and_nobody_notices(tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize(("fault", "copied"), [("kill", 0), ("kill", 100), ("503", 0)])
+def test_a_champion_of_several_replicas_loses_one_and_nobody_notices(tmp_path: Path, fault: str, copied: int) -> None:
     second = Process("1.0.0")
     with rigged(tmp_path / "gateway") as rig:
         rig.gateway.add(MODEL, "champion", second.address)
+        rig.gateway.set_shadow(MODEL, copied, "a test")
         wait_for(lambda: rig.gateway.arms(MODEL)["champion"]["up"] == 2, 5, "both")
         found, stopped = [], threading.Event()
 
@@ -198,6 +231,25 @@ def test_a_champion_of_several_replicas_loses_one_and_nobody_notices(tmp_path: P
             thread.join()
         second.kill()
     assert len(found) > 50 and set(found) == {200}
+
+
+def test_case_G12_a_request_that_was_asked_again_is_counted_once(calm: Rig) -> None:
+    second = Process("1.0.0")
+    try:
+        calm.gateway.add(MODEL, "champion", second.address)
+        wait_for(lambda: calm.gateway.arms(MODEL)["champion"]["up"] == 2, 5, "both")
+        for one in (calm.champion, second):
+            one.fault("503")
+        before = calm.gateway.watch.totals(MODEL).champion
+        heard = calm.champion.asked("/seen")["requests"] + second.asked("/seen")["requests"]
+        assert Client(calm.port).ask("u").status == 503
+        assert calm.champion.asked("/seen")["requests"] + second.asked("/seen")["requests"] == heard + 3
+        wait_for(lambda: calm.gateway.watch.totals(MODEL).champion > before, 2, "the count")
+        assert calm.gateway.watch.totals(MODEL).champion == before + 1
+    finally:
+        calm.champion.fault("ok")
+        calm.gateway.remove(MODEL, second.address)
+        second.kill()
 
 
 def test_a_replica_that_is_not_ready_gets_no_traffic(calm: Rig) -> None:
@@ -311,6 +363,28 @@ def test_case_G11_a_stop_finishes_what_is_under_way(tmp_path: Path) -> None:
             Client(rig.port).ask("u")
 
 
+def test_case_G11_a_stop_lets_streams_of_the_candidate_end_and_then_ends(tmp_path: Path) -> None:
+    """Connections between the hops, which nobody uses any more, held a stop up for half a minute; it then said that it had cut."""
+    with rigged(tmp_path / "gateway") as rig:
+        rig.split(50)
+        for one in (rig.champion, rig.candidate):
+            one.fault("ok", piece_seconds=0.1)
+        found: list[Answer] = []
+        body = {"stream": True, "messages": []}
+        asking = [
+            threading.Thread(target=lambda user=user: found.append(Client(rig.port).ask(str(user), body=body)))
+            for user in range(20)
+        ]
+        for thread in asking:
+            thread.start()
+        heard = (rig.champion, rig.candidate)
+        wait_for(lambda: sum(one.asked("/seen")["requests"] for one in heard) == 20, 3, "streams under way")
+        assert rig.gateway.stop(18), "it ended by itself"
+        for thread in asking:
+            thread.join()
+        assert len(found) == 20 and all(answer.body.endswith(b"data: [DONE]\n\n") for answer in found)
+
+
 def test_case_G11_another_configuration_is_taken_under_load(tmp_path: Path) -> None:
     with rigged(tmp_path / "gateway") as rig:
         rig.split(50)
@@ -403,6 +477,11 @@ def test_several_models_stand_behind_one_gateway(tmp_path: Path) -> None:
         assert (answer.status, json.loads(answer.body)["error"]["type"]) == (404, "model_not_found")
         assert client.ask(path="/models/other/v1/chat/completions", body={}).version == "5.0.0"
         assert second.seen[-1]["path"] == "/v1/chat/completions"
+        label = {"id": "x", "score": 1}
+        refused = client.ask(path="/v1/feedback", body=label)
+        assert refused.status == 400 and "/models/NAME/v1/feedback" in json.loads(refused.body)["error"]["message"]
+        assert client.ask(path="/models/other/v1/feedback", body=label).status == 200
+        assert (first.asked("/seen")["feedback"], second.asked("/seen")["feedback"]) == (0, 1)
         gateway.set_weights("other", {"champion": 0, "candidate": 100}, "a test")
         assert client.ask(body={"model": "other"}).version == "6.0.0"
         assert client.ask(body={"model": MODEL}).version == "1.0.0", "each its own split"

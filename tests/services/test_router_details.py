@@ -233,14 +233,14 @@ def test_a_version_is_started_once_however_often_it_is_asked_for(tmp_path: Path)
     gateway.serving.command = lambda _, version: [sys.executable, made_replica.__file__, "--version", version, "--json"]
     gateway.start()
     try:
-        first = gateway.serving.serve(MODEL, "champion", OLD, 20)
-        assert gateway.serving.serve(MODEL, "champion", OLD, 20) == first
-        gateway.serving.serve(MODEL, "candidate", NEW, 20)
+        first = gateway.serving.ensure(MODEL, "champion", OLD)
+        assert gateway.serving.ensure(MODEL, "champion", OLD) == first
+        gateway.serving.ensure(MODEL, "candidate", NEW)
         gateway.set_weights(MODEL, {"champion": 0, "candidate": 100}, "a test")
         gateway.settle(MODEL, "promoted", keep_old=True)
-        arms = {one.version: one.arm for one in gateway.serving.started}
-        assert arms == {NEW: "champion", OLD: "candidate"}, "who dies now is started again where it is now"
-        gateway.remove(MODEL, first)
-        assert [one.version for one in gateway.serving.started] == [NEW]
+        now = gateway.model(MODEL)
+        assert (now.champion.version, now.candidate.version, now.candidate_weight) == (NEW, OLD, 0)
+        assert gateway.serving.ensure(MODEL, "candidate", OLD) == first, "kept warm, it is found in its new place"
+        wait_for(lambda: gateway.arms(MODEL)["candidate"]["up"] == 1, 5, "the kept one to be found ready")
     finally:
         gateway.stop(1)

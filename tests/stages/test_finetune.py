@@ -197,8 +197,10 @@ COMMAND = [
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
+    """The stage as a flow starts it: the flow tells MLflow, which here would be imported for nothing five times."""
     with (folder / "log").open("a") as log:
         environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONHASHSEED": str(random.randrange(1000))}
+        environment["SLIPWAY_PARENT_RUN"] = "watched"
         return subprocess.Popen(COMMAND, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 

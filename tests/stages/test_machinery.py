@@ -35,7 +35,7 @@ def outs(project: Path, stage: str) -> list[Path]:
 
 def quiet(project: Path, stage: str, **extra: str) -> subprocess.CompletedProcess[str]:
     """A stage's process as under a flow: MLflow is told by whoever watches, so that these tests need none."""
-    return stub_project.stage(project, stage, SLIPWAY_PARENT_RUN="watched", **extra)
+    return stub_project.stage(project, stage, **extra)
 
 
 def up_to(project: Path, stage: str) -> None:
@@ -154,7 +154,7 @@ def test_case_A13_permission_denied_is_one_clear_line(stub: Path) -> None:
 def test_case_C8_an_input_edited_meanwhile_fails_the_run_and_nothing_is_cached(stub: Path, edited: str) -> None:
     up_to(stub, "prepare")
     stub_project.fault(stub, "prepare", f"edit {edited}")
-    done = stub_project.repro(stub, "--single-item", "prepare", SLIPWAY_PARENT_RUN="watched")
+    done = stub_project.repro(stub, "--single-item", "prepare")
     assert done.returncode != 0
     assert f"input changed during run: {edited}" in done.stdout + done.stderr
     assert not (stub / "data" / "prepared").exists()
@@ -228,7 +228,7 @@ def test_the_exit_code_says_how_a_stage_ended_and_dvc_says_it_only_in_its_text(
     from tasks._repro import exit_code_of
 
     stub_project.fault(stub, "ingest", fault)
-    done = stub_project.repro(stub, "ingest", SLIPWAY_PARENT_RUN="watched")
+    done = stub_project.repro(stub, "ingest")
     assert done.returncode == 255, "if DVC learns to pass the code on, the parsing can go"
     assert exit_code_of(done.stdout + done.stderr) == code
 

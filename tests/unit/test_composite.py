@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import served_models
 from made_versions import MODEL
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from running_engine import running
 
 from slipway.artifacts import Json
 from slipway.errors import Transient, UsageError
-from slipway.generating import composite
 from slipway.generating.composite import CompositeEngine
-from slipway.generating.composite_config import Composites
+from slipway.generating.composite_config import Composite, Composites
 from slipway.generating.engine_config import EngineConfig
 from slipway.generating.jobs import Job, Piece, Sampling, Served
 from slipway.generating.transformers_engine import TransformersEngine
@@ -43,9 +42,9 @@ class Telling:
     def load(self) -> Json:
         return {}
 
-    def encode(self, served: Served, prompt: str | Sequence[Json]) -> list[int]:
+    def encode(self, served: Served, prompt: str | Sequence[Json]) -> tuple[int, ...]:
         text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
-        return [ord(letter) + self._served.index(served) for letter in text]
+        return tuple(ord(letter) + self._served.index(served) for letter in text)
 
     async def generate(self, job: Job) -> AsyncIterator[Piece]:
         self.asked.append(job)
@@ -69,9 +68,13 @@ class Judging(Telling):
         return answer.count("e") - 10.0
 
 
+def read(configured: list[dict[str, Any]]) -> list[Composite]:
+    found: list[Composite] = TypeAdapter(Composites).validate_python(configured)
+    return found
+
+
 def made(engine: Any, **config: Any) -> CompositeEngine:
-    read = Composites.model_validate({"composites": [{"name": "made", **config}]})
-    found = CompositeEngine([engine], read.composites)
+    found = CompositeEngine([engine], read([{"name": "made", **config}]))
     asyncio.run(found.start())
     return found
 
@@ -80,10 +83,9 @@ def pieces(
     of: CompositeEngine, prompt: str = "ask", about: dict[str, Any] | None = None, **sampling: Any
 ) -> list[Piece]:
     async def all_of_it() -> list[Piece]:
-        composite.asked_by.set(about or {})
         served = of.served[0]
         chosen = Sampling(**{"max_tokens": 9, "temperature": 0.0, **sampling})
-        job = Job("1", served, tuple(of.encode(served, prompt)), chosen, math.inf)
+        job = Job("1", served, of.encode(served, prompt), chosen, math.inf, about or {})
         return [piece async for piece in of.generate(job)]
 
     return asyncio.run(all_of_it())
@@ -112,8 +114,9 @@ def test_a_cascade_asks_the_larger_one_only_where_the_expression_says_so() -> No
     assert [job.served.name for job in engine.asked] == ["small@1"]
     hard = pieces(cascade, "why")
     assert [piece.text for piece in hard] == ["l", "a"], "the larger one streams"
+    assert [piece.tokens for piece in hard] == [2, 1], "what was heard of the smaller one counts"
     assert engine.asked[-1].prompt == tuple(ord(letter) + 1 for letter in "why"), "in its own tokens"
-    assert cascade.load()["ways"] == {"small@1": 1, "large@1": 1}
+    assert cascade.load()["ways"] == {"made": {"small@1": 1, "large@1": 1}}
     assert engine.closed == 3
 
 
@@ -134,7 +137,7 @@ def test_closing_a_composite_closes_whom_it_asked() -> None:
 
     async def first() -> None:
         served = cascade.served[0]
-        answer = cascade.generate(Job("1", served, tuple(cascade.encode(served, "a")), Sampling(9), math.inf))
+        answer = cascade.generate(Job("1", served, cascade.encode(served, "a"), Sampling(9), math.inf))
         async for _ in answer:
             break
         await answer.aclose()  # type: ignore[attr-defined]
@@ -197,7 +200,8 @@ def test_samples_are_drawn_with_seeds_of_their_own() -> None:
     engine = Judging({"a@1": lambda job: [f"{job.sampling.seed}"]})
     best = made(engine, kind="best_of", members=["a@1"], samples=4, scorer="length")
     pieces(best, temperature=1.0, seed=7)
-    assert [job.sampling.seed for job in engine.asked] == [7, 8, 9, 10]
+    seeds = [job.sampling.seed for job in engine.asked]
+    assert seeds[0] == 7 and len(set(seeds)) == 4 and not {8, 9, 10} & set(seeds), "those of n answers are 7, 8, …"
     engine.asked.clear()
     pieces(best, temperature=0.0)
     assert len(engine.asked) == 1, "greedy answers would all be the same"
@@ -225,10 +229,6 @@ def test_its_identity_is_all_of_what_it_is_made_from() -> None:
     assert (served.model, served.version, served.context) == ("made", served.identity[:12], 99)
 
 
-def test_nothing_is_made_unless_it_is_asked_for() -> None:
-    assert Composites().composites == []
-
-
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -248,8 +248,29 @@ def test_nothing_is_made_unless_it_is_asked_for() -> None:
 )  # fmt: skip
 def test_a_configuration_that_cannot_be_is_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError) as refused:
-        Composites.model_validate({"composites": [{"name": "made", **config}]})
+        read([{"name": "made", **config}])
     assert words in str(refused.value)
+
+
+def test_a_prompt_that_one_member_must_take_and_cannot_is_refused_before_anybody_is_asked() -> None:
+    class Wordy(Telling):
+        """To its second version every letter is twenty tokens."""
+
+        def encode(self, served: Served, prompt: str | Sequence[Json]) -> tuple[int, ...]:
+            return super().encode(served, prompt) * (20 if served.version == "2" else 1)
+
+    engine = Wordy({"a@1": ["x"], "a@2": ["y"]})
+    voted = made(engine, kind="vote", members=["a@1", "a@2"])
+    with pytest.raises(UsageError, match="100 tokens to a@2, which holds 99"):
+        voted.encode(voted.served[0], "asked")
+    cascade = made(engine, kind="cascade", members=["a@2", "a@1"], escalate="false")
+    assert text(pieces(cascade, "asked")) == "x" and cascade.served[0].context == 100, "passed over"
+    assert [job.served.name for job in engine.asked] == ["a@1"]
+
+
+def test_a_name_that_a_model_has_already_is_refused() -> None:
+    with pytest.raises(UsageError, match="made has the name of a model that is served"):
+        made(Telling({"made@1": ["x"], "b@1": ["y"]}), kind="vote", members=["made@1", "b@1"])
 
 
 def test_a_member_that_is_not_served_is_named() -> None:
@@ -264,24 +285,22 @@ def test_composites_over_real_models(tmp_path: Path) -> None:
     project = served_models.project(tmp_path / "a project")
     project.serve(project.version(whole=False))
     project.version(whole=False)
-    config = Composites.model_validate(
-        {
-            "composites": [
+    config = read(
+            [
                 {"name": "careful", "kind": "cascade", "members": [f"{MODEL}@base", f"{MODEL}@champion"], "escalate": "answer_tokens > 0"},
                 {"name": "likely", "kind": "best_of", "members": [f"{MODEL}@champion", f"{MODEL}@1.1.0"], "scorer": "loglikelihood"},
                 {"name": "many", "kind": "vote", "members": [f"{MODEL}@base", f"{MODEL}@champion", f"{MODEL}@1.1.0"]},
             ]
-        }
     )  # fmt: skip
     targets = [f"{MODEL}@champion", "1.1.0", "base"]
     with running(TransformersEngine(project.root, targets, EngineConfig(threads=1))) as real:
-        engine = CompositeEngine([real.engine], config.composites)
+        engine = CompositeEngine([real.engine], config)
         asyncio.run(engine.start())
 
         async def say(name: str) -> str:
             served = next(one for one in engine.served if one.model == name)
             tokens = engine.encode(served, [{"role": "user", "content": "a refund"}])
-            job = Job(name, served, tuple(tokens), Sampling(12, temperature=0.0), math.inf)
+            job = Job(name, served, tokens, Sampling(12, temperature=0.0), math.inf)
             return "".join([piece.text async for piece in engine.generate(job)])
 
         prompt = real.engine.encode(real.named("1.0.0"), [{"role": "user", "content": "a refund"}])

@@ -140,7 +140,11 @@ def test_the_breaker_counts_bad_ones_among_the_last() -> None:
     assert window.tripped and str(window) == "5 bad of its last 20 answers"
     window.forget()
     assert not window.tripped
+    window.add(good=10_000, bad=100)
+    assert window.bad == 0, "one of a hundred is not five of twenty, however many come between two looks"
     window.add(good=10_000, bad=10_000)
+    assert window.bad == 10
+    window.add(good=0, bad=10_000)
     assert window.bad == 20
 
 

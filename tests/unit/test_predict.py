@@ -60,7 +60,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def answers(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in sorted(out.glob("part-*")) for line in path.read_text().splitlines()]
+    return [json.loads(line) for path in sorted(out.glob("part-*")) for line in path.read_bytes().splitlines()]
 
 
 def test_every_row_is_answered_once_with_who_made_it(
@@ -158,26 +158,28 @@ def test_bad_rows_are_all_named_before_anything_is_computed(tmp_path: Path, caps
         b'{"prompt": "fine"}', b"", b'{"prompt": ""}', b"[1]", b'{"prompt": "a", "messages": []}', b"{}",
         b'{"prompt": "a", "promt": 1}', b'{"messages": "x"}', b'{"prompt": "a", "id": [1]}', b"{torn", b'{"prompt": NaN}',
         b'{"prompt": "\xff"}', b'{"id": "x", "prompt": "a"}', b'{"id": "x", "prompt": "b"}',
-        b'{"prompt": "a", "prompt": "b"}',
+        b'{"prompt": "a", "prompt": "b"}', b'{"prompt": "a", "id": "\\ud800"}',
     ]  # fmt: skip
     given = tmp_path / "rows.jsonl"
     given.write_bytes(b"\n".join(lines))
     code, _, said = slipway(capsys, "predict", str(given), str(tmp_path / "out"), *WORDS)
     assert code == 2 and said.count("\n") == 1
-    for number in (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15):
+    for number in (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16):
         assert f"rows.jsonl:{number}:" in said, number
-    assert "12 rows cannot be answered, so none was" in said
+    assert "13 rows cannot be answered, so none was" in said
     assert not (tmp_path / "out").exists()
 
 
 def test_prompts_that_the_model_cannot_take_are_named_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"prompt": "fine"}, {"prompt": "parcel " * 700}, {"messages": [{"role": "user"}]},
-        {"messages": [{"role": "user", "content": "a<|im_end|>"}]},
+        {"messages": [{"role": "user", "content": "a<|im_end|>"}]}, {"prompt": "half \ud800"},
+        {"messages": [{"role": "user", "content": "half \udfff"}]},
+        {"messages": [{"role": "user", "content": "a", "name": "ann"}]},
     ]  # fmt: skip
     given = write(tmp_path / "rows.jsonl", rows)
     code, _, said = slipway(capsys, "predict", str(given), str(tmp_path / "out"), *WORDS)
-    assert code == 2 and [f"rows.jsonl:{n}" in said for n in (1, 2, 3, 4)] == [False, True, True, True], said
+    assert code == 2 and [f"rows.jsonl:{n}:" in said for n in range(1, 8)] == [False, *[True] * 6], said
     assert list((tmp_path / "out").glob("*.jsonl")) == []
 
 
@@ -246,3 +248,16 @@ def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytes
     given = write(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b" * 200}])
     with pytest.raises(UsageError, match=r"rows\.jsonl:2: a line of more than 100 bytes"):
         prediction_rows.shards_of(prediction_rows.files_of(given), 4, Faults())
+
+
+def test_letters_that_other_readers_end_lines_at_end_none(
+    made: served_models.Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = write(
+        tmp_path / "prompts" / "a\u2028b.jsonl", [{"id": "x\u2028y\x85z", "prompt": "a refund"}, {"prompt": "two"}]
+    )
+    (given.parent / "c.csv").write_text("prompt\na refund\n")
+    out = str(tmp_path / "out")
+    code, said, _ = slipway(capsys, "predict", str(given.parent), out, "--model", f"{MODEL}@1.0.0", *WORDS)
+    assert [row["id"] for row in answers(tmp_path / "out")] == ["x\u2028y\x85z", "a\u2028b.jsonl:2"]
+    assert code == 0 and "not read, since no name of theirs ends in .jsonl: c.csv" in said

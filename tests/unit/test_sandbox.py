@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -137,11 +138,18 @@ def test_nothing_can_be_written_outside_tmp(place: str) -> None:
     assert verdict(f"open({place + 'planted'!r}, 'w').write('x')\nreturn 7") == "failed"
 
 
+@pytest.fixture
+def in_tmp() -> Iterator[Path]:
+    """A folder of /tmp, wherever pytest's own folders are."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @real
 @pytest.mark.parametrize("first", ["", "import os\nos.makedirs({folder!r}, exist_ok=True)\n"])
-def test_a_file_of_this_machine_stays_whole(first: str, tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    body = first.format(folder=str(tmp_path)) + f"open({str(target)!r}, 'w').write('torn')\nreturn 7"
+def test_a_file_of_this_machine_stays_whole(first: str, in_tmp: Path) -> None:
+    target = in_tmp / "target"
+    body = first.format(folder=str(in_tmp)) + f"open({str(target)!r}, 'w').write('torn')\nreturn 7"
     assert bare(body) == 7
     assert target.read_text() == "torn"
     target.write_text("whole")

@@ -2,11 +2,12 @@
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
-from made_engine import FAULTS, SERVED
+from made_engine import FAULTS, SERVED, MadeEngine
 from served import Running, chat, events, running
 
 
@@ -56,6 +57,17 @@ def test_openais_client_streams_several_answers(client: openai.OpenAI) -> None:
     assert len(set(texts.values())) == 3 and all(texts.values())
 
 
+def test_openais_client_sends_an_answer_back_as_a_part_of_the_conversation(client: openai.OpenAI) -> None:
+    first: Any = client.chat.completions.create(model="desk", messages=[{"role": "user", "content": "Hello"}])
+    said = first.choices[0].message
+    for answer in (said, said.model_dump(), {"role": "assistant", "content": said.content}):
+        messages: Any = [{"role": "user", "content": "Hello"}, answer, {"role": "user", "content": "And now?"}]
+        got = client.chat.completions.create(model="desk", messages=messages, temperature=0)
+        assert got.usage and got.usage.prompt_tokens == len(
+            f"<user>Hello\n<assistant>{said.content}\n<user>And now?".encode()
+        )
+
+
 def test_openais_client_gets_text_completions(client: openai.OpenAI) -> None:
     got = client.completions.create(model="desk@1.0.0", prompt=["one", "two"], temperature=0)
     assert [choice.index for choice in got.choices] == [0, 1] and got.choices[0].text != got.choices[1].text
@@ -65,6 +77,12 @@ def test_openais_client_gets_text_completions(client: openai.OpenAI) -> None:
 
 def test_openais_client_lists_models(client: openai.OpenAI) -> None:
     assert {one.id for one in client.models.list()} == {"desk", "desk@1.0.0"}
+
+
+def test_openais_client_looks_a_model_up(client: openai.OpenAI) -> None:
+    assert client.models.retrieve("desk@1.0.0").id == "desk@1.0.0"
+    with pytest.raises(openai.NotFoundError, match="the model other is not served here"):
+        client.models.retrieve("other")
 
 
 def test_openais_client_raises_its_own_errors(client: openai.OpenAI) -> None:
@@ -97,6 +115,25 @@ def test_openais_client_gets_responses_of_the_second_version(replica: Running) -
         ):
             assert [one.type for one in it][-1] == "response.failed"
             raise openai.APIError("its client reads it as an event", request=None, body=None)  # type: ignore[arg-type]
+
+
+def test_openais_client_follows_a_response_event_by_event_and_sends_it_back(replica: Running) -> None:
+    with openai.OpenAI(base_url=f"{replica.url}/v2", api_key="a-key", max_retries=0) as second:
+        with second.responses.stream(model="desk", input="hi", temperature=0) as stream:
+            kinds = [event.type for event in stream]
+            whole = stream.get_final_response()
+        assert whole.output_text and kinds.count("response.output_item.added") == 1
+        assert kinds[-3:] == ["response.content_part.done", "response.output_item.done", "response.completed"]
+        more: Any = [{"role": "user", "content": "hi"}, *whole.output, {"role": "user", "content": "more"}]
+        assert second.responses.create(model="desk", input=more, temperature=0).output_text != whole.output_text
+
+
+def test_two_names_of_one_version_are_both_known(tmp_path: Any) -> None:
+    """`slipway serve desk@champion desk@1.0.0`, where the champion is 1.0.0: the engine has one and says who asked."""
+    served = replace(SERVED, facts={"asked_as": ["desk@champion", "desk@latest"]})
+    with running(tmp_path, engine=MadeEngine([served, replace(SERVED, version="2.0.0")])) as replica:
+        for name in ("desk@champion", "desk@latest", "desk@1.0.0", "desk@2.0.0"):
+            assert replica.http.post("/v1/chat/completions", json=chat("x") | {"model": name}).status_code == 200, name
 
 
 def test_the_typed_target_is_a_name_too(replica: Running) -> None:
@@ -136,7 +173,9 @@ def test_the_typed_target_is_a_name_too(replica: Running) -> None:
         ({"messages": [{"role": "user", "content": "x" * 2500}]}, None, "2,506 tokens; desk@1.0.0 holds 2,000"),
         ({"messages": [{"role": "user", "content": "x" * 90_000}]}, "messages", "90,000 characters, more than the 80,000"),
         ({"messages": [{"role": "user", "content": "x"}] * 501}, "messages", "501 messages, at most 500"),
-        ({"stream_options": {"odd": 1}}, "stream_options.odd", "Extra inputs"),
+        ({"stream_options": {"odd": 1}}, "stream_options.odd", "not supported"),
+        ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages.0.name", "not supported"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages.0.tool_calls", "not supported"),
         ({"model": ""}, "model", "at least 1"),
     ],
 )  # fmt: skip
@@ -201,6 +240,11 @@ def test_what_was_sent_stands_in_no_error(replica: Running) -> None:
         assert got.status_code == 400 and secret not in got.text, got.text
 
 
+def test_nobody_is_sent_to_the_host_that_a_client_names(replica: Running) -> None:
+    got = replica.http.post("/v1/chat/completions/", json=chat("x"), headers={"host": "elsewhere.example"})
+    assert got.status_code == 404 and "location" not in got.headers
+
+
 def test_paths_and_methods_that_there_are_not_are_said_in_openais_form(replica: Running) -> None:
     for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405), ("POST", "/", 404)):
         got = replica.http.request(method, path)
@@ -249,8 +293,8 @@ def test_every_answer_says_which_version_gave_it(replica: Running) -> None:
 
 def test_both_versions_are_in_the_openapi_document(replica: Running) -> None:
     document = replica.http.get("/openapi.json").json()
-    assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/feedback", "/v2/responses", "/v2/models",
-            "/v2/feedback", "/health", "/ready", "/metrics"} == set(document["paths"])  # fmt: skip
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{name}", "/v1/feedback", "/v2/responses",
+            "/v2/models", "/v2/models/{name}", "/v2/feedback", "/health", "/ready", "/metrics"} == set(document["paths"])  # fmt: skip
     schema = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "messages" in schema["properties"]
 
@@ -274,7 +318,7 @@ def test_a_deprecated_version_says_so_with_every_answer(tmp_path: Any) -> None:
 # --- feedback ---
 
 
-def test_feedback_counts_once_for_each_user_and_answer(replica: Running) -> None:
+def test_feedback_is_kept_for_each_user_and_counts_once_for_each_answer(replica: Running) -> None:
     answer = replica.chat("feedback").json()["id"]
 
     def counted() -> tuple[float, float]:
@@ -293,11 +337,19 @@ def test_feedback_counts_once_for_each_user_and_answer(replica: Running) -> None
     assert say("ann", label="correct")["replaced"] is True
     assert counted() == (correct + 1, total + 1), "a repeat counts nothing"
     assert say("ann", score=0.2)["replaced"] is True
-    assert counted() == (correct, total + 1), "a changed mind takes the first judgement back"
-    assert say("bob", score=1)["replaced"] is False
-    assert counted() == (correct + 1, total + 2)
-    assert say("cid", comment="nice")["replaced"] is False
-    assert counted() == (correct + 1, total + 2), "words alone are no judgement"
+    assert counted() == (correct + 1, total + 1), "a changed mind is in the log; the counters never fall"
+    for user in ("bob", "cid", "dan"):
+        assert say(user, score=1)["replaced"] is False
+    assert counted() == (correct + 1, total + 1), "one answer weighs one, whoever has its id"
+
+
+def test_words_alone_are_no_judgement_and_take_none_away(replica: Running) -> None:
+    answer = replica.chat("feedback in words").json()["id"]
+    totals = [replica.metric('model_total_predictions{version="1.0.0"}')]
+    for said in ({"comment": "nice"}, {"label": "incorrect"}, {"comment": "still"}, {"label": "correct"}):
+        replica.http.post("/v1/feedback", json={"id": answer, "user": "ann", **said})
+        totals.append(replica.metric('model_total_predictions{version="1.0.0"}'))
+    assert [after - totals[0] for after in totals] == [0, 0, 1, 1, 1]
 
 
 def test_forged_and_foreign_ids_get_no_feedback(replica: Running) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -469,3 +470,60 @@ def test_a_whole_model_that_was_tuned_serves_beside_its_base(tmp_path: Path) -> 
         jobs = [found.job(PROMPT, version) for version in ("1.0.0", "base")]
         said = [found.do(found.text(job)) for job in jobs]
         assert said == [alone(found, job) for job in jobs] and said[0] != said[1]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [20, 21, 22, 30]},
+        {"target_modules": ["q_proj"], "bias": "lora_only"},
+    ],
+    ids=["module", "tokens", "bias"],
+)
+def test_an_adapter_that_replaces_a_part_of_its_base_shares_it_with_nobody(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """It would answer for all of them: neither the base nor another adapter can get around it."""
+    made = served_models.project(tmp_path / "a project", make_qwen2)
+    made.adapter = more
+    made.version(whole=False)
+    with running(TransformersEngine(made.root, ["1.0.0"], SMALL)) as found:
+        assert found.say(PROMPT) == alone(found, found.job(PROMPT)).rstrip("\N{REPLACEMENT CHARACTER}")
+    together = running(TransformersEngine(made.root, ["1.0.0", "base"], SMALL))
+    with (
+        pytest.raises(StageError, match=r"cannot share it with support-desk@base; serve it in a replica of its own"),
+        together,
+    ):
+        pass
+
+
+def test_a_model_that_is_being_loaded_holds_up_no_end(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SIGTERM finds it while gigabytes are read."""
+    loading, go_on = threading.Event(), threading.Event()
+    real = networks.Network
+
+    def slow(folder: Path) -> networks.Network:
+        loading.set()
+        assert go_on.wait(60)
+        return real(folder)
+
+    monkeypatch.setattr(networks, "Network", slow)
+    monkeypatch.setattr("slipway.generating.transformers_engine.LOADING_SECONDS", 0.05)
+
+    async def ended_early() -> float:
+        engine = TransformersEngine(llama, ["1.0.0"], SMALL)
+        starting = asyncio.ensure_future(engine.start())
+        await asyncio.to_thread(loading.wait, 60)
+        starting.cancel()
+        begun = asyncio.get_running_loop().time()
+        ended = asyncio.ensure_future(engine.stop())
+        await asyncio.wait((ended,), timeout=10)
+        took = asyncio.get_running_loop().time() - begun
+        go_on.set()
+        await ended
+        assert engine._thread is not None
+        await asyncio.to_thread(engine._thread.join)
+        return took
+
+    assert asyncio.run(ended_early()) < 5

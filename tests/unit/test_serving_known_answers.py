@@ -1,7 +1,10 @@
 """Answers that are known already: who may be answered with whose, what decides an answer, and a second level that fails."""
 
+import contextlib
 import shutil
+import socketserver
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from made_engine import SERVED, MadeEngine
 from served import Running, running
 
-from slipway.generating.jobs import Sampling
+from slipway.generating.jobs import Prompt, Sampling
 from slipway.serving.asking import Choice
 from slipway.serving.cache import Memory, key, scope
 from slipway.serving.checking import Answer
@@ -45,7 +48,7 @@ CHOICE = Choice((1, 2, 3), Sampling(max_tokens=9, temperature=0.7, seed=5))
 
 
 def _key(shared_by: str = "tenant a", served: Any = SERVED, choice: Choice = CHOICE) -> bytes:
-    return key(b"secret", shared_by, served, choice)
+    return key(b"secret", shared_by, served, choice, {})
 
 
 def test_case_G13_whatever_decides_an_answer_or_who_sees_it_is_in_the_key() -> None:
@@ -63,9 +66,20 @@ def test_case_G13_whatever_decides_an_answer_or_who_sees_it_is_in_the_key() -> N
                 {"stop": ("x",)}, {"presence_penalty": 0.1}, {"frequency_penalty": 0.1},
             )
         ),
-        key(b"another secret", "tenant a", SERVED, CHOICE),
+        key(b"another secret", "tenant a", SERVED, CHOICE, {}),
     ]  # fmt: skip
     assert len({_key(), *others}) == len(others) + 1 == 16
+
+
+def test_case_G13_a_composites_key_has_who_asks_and_what_each_member_is_given() -> None:
+    """Two texts may be one to the first member's tokenizer and two to the second's; rules read who asks."""
+
+    def of(members: list[tuple[int, ...]], group: str = "", track: str = "direct") -> bytes:
+        choice = replace(CHOICE, prompt=Prompt.of(members, 0))
+        return key(b"secret", "tenant a", SERVED, choice, {"user_group": group, "track": track})
+
+    found = [of([(1, 2), (3,)]), of([(1, 2), (4,)]), of([(1, 2), (3,)], "staff"), of([(1, 2), (3,)], track="candidate")]
+    assert len({*found, _key(choice=replace(CHOICE, prompt=(1, 2)))}) == 5 and found[0] == of([(1, 2), (3,)])
 
 
 def test_what_changes_no_greedy_answer_is_not_in_the_key() -> None:
@@ -241,3 +255,33 @@ def test_a_redis_that_is_away_fails_no_request(tmp_path: Path, redis: Any) -> No
         for number in range(3):
             got = replica.chat(f"hangs {number}", headers=ANN, temperature=0)
             assert said(got) and got.elapsed.total_seconds() < 1
+
+
+@pytest.mark.parametrize("reply", [b"$abc\r\n", b"$-5\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*-1\r\n"])
+def test_whatever_answers_in_place_of_redis_fails_no_request(tmp_path: Path, reply: bytes) -> None:
+    with _no_redis(reply) as port:
+        second = {"cache": {"redis": {"url": f"redis://127.0.0.1:{port}/0", "pause_seconds": 0.01}}}
+        with running(tmp_path, second) as replica:
+            for number in range(2):
+                assert replica.chat(f"odd {number}", headers=ANN, temperature=0).status_code == 200
+
+
+@contextlib.contextmanager
+def _no_redis(reply: bytes) -> Iterator[int]:
+    """A server that says the same to everybody."""
+
+    class Odd(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                while self.request.recv(65536):
+                    self.request.sendall(reply)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Odd) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()

@@ -17,6 +17,9 @@ from conftest import free_port, wait_for
 from made_engine import MadeEngine
 from served import TARGET, Process, Running, chat, events, project, read_all, running
 
+from slipway.errors import SlipwayError, UsageError
+from slipway.generating.tickets import Full
+
 _LIMITS = {
     "limits": {"body_bytes": 100_000, "body_seconds": 0.5, "header_seconds": 0.5, "connections": 60},
     "admission": {"running": 2, "waiting": 2},
@@ -94,6 +97,21 @@ def test_case_G8_headers_too_many_or_too_long_are_431(replica: Running, headers:
     assert status == 431 and body["error"]["code"] == "headers_too_large"
 
 
+def test_case_G9_a_trailer_says_nothing_that_a_header_may(replica: Running) -> None:
+    """uvicorn adds trailers to the headers, where one could call itself the gateway's."""
+    heads = []
+    for ends in (b"0\r\nx-request-id: forged\r\n\r\n", b"0\r\n\r\n"):
+        with replica.connection() as connection:
+            connection.sendall(
+                _POST.replace(b"content-type", b"connection: close\r\ncontent-type")
+                + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"
+                + ends
+            )
+            heads.append(read_all(connection).partition(b"\r\n\r\n")[0])
+    assert [head.split()[1] for head in heads] == [b"400", b"400"]
+    assert all(b"x-request-id: " in head and b"forged" not in head for head in heads)
+
+
 def test_case_G8_slow_headers_are_408_and_silence_is_closed(replica: Running) -> None:
     status, body, _ = _raw(replica, b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ")
     assert status == 408 and body["error"]["code"] == "headers_too_slow"
@@ -163,6 +181,37 @@ def test_case_G8_others_are_served_in_time_while_one_abuses(replica: Running) ->
 
 
 # --- the line before the engine ---
+
+
+def test_case_G8_a_long_text_holds_nobody_else_up(tmp_path: Path) -> None:
+    """Cutting a megabyte into tokens takes a second or more: not on the loop that everybody shares."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(MadeEngine):
+        def encode(self, served: Any, prompt: Any) -> list[int]:
+            if len(str(prompt)) > 4000:
+                reading.set()
+                assert go_on.wait(20)
+                return [1] * 9
+            return super().encode(served, prompt)
+
+    with running(tmp_path, engine=Slow()) as replica, ThreadPoolExecutor(1) as pool:
+        long = pool.submit(replica.chat, "x" * 5000)
+        try:
+            assert reading.wait(10)
+            for path in ("/health", "/ready", "/v1/models"):
+                assert replica.http.get(path, timeout=5).status_code == 200
+            assert replica.chat("short").status_code == 200
+        finally:
+            go_on.set()
+        assert long.result().status_code == 200
+
+
+def test_case_G8_texts_that_are_too_many_are_not_read(tmp_path: Path) -> None:
+    with running(tmp_path) as replica:
+        _made(replica).encode = lambda *_: pytest.fail("was read")  # type: ignore[method-assign]
+        got = replica.http.post("/v1/completions", json={"prompt": ["a text"] * 400})
+        assert got.status_code == 400 and "400 answers are asked for" in got.json()["error"]["message"]
 
 
 def test_case_G8_a_full_line_is_429_with_a_time_to_come_back(replica: Running) -> None:
@@ -315,3 +364,33 @@ def test_a_lost_engine_is_not_ready_until_it_answers_again(tmp_path: Path, monke
         assert replica.http.get("/ready").json()["reason"] == "lost"
         _made(replica).broken = False
         wait_for(lambda: replica.http.get("/ready").status_code == 200, 5, "/ready to be well again")
+
+
+def test_a_bug_of_the_engine_does_not_end_the_watch_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slipway.serving.pulse.PROBE_SECONDS", 0.05)
+    with running(tmp_path) as replica:
+        _made(replica).broken = ZeroDivisionError("a bug")
+        for number in range(3):
+            assert replica.chat(f"bug {number}").status_code == 500
+        wait_for(lambda: _made(replica).started["1"] >= 2, 5, "the replica's own questions")
+        assert replica.http.get("/ready").json()["reason"] == "lost"
+        _made(replica).broken = False
+        wait_for(lambda: replica.http.get("/ready").status_code == 200, 5, "/ready to be well again")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [(UsageError("vLLM refuses the request: a b"), 400, "invalid_value"), (Full(7, "desk@1.0.0"), 429, "queue_full")],
+    ids=["usage", "full"],
+)
+def test_what_an_engine_turns_away_is_no_failure_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: SlipwayError, status: int, code: str
+) -> None:
+    with running(tmp_path) as replica:
+        _made(replica).broken = error
+        for number in range(4):
+            got = replica.chat(f"turned away {number}")
+            assert got.status_code == status and got.json()["error"]["code"] == code
+            assert ("retry-after" in got.headers) == (status == 429)
+        assert replica.http.get("/ready").status_code == 200
+    assert "a b" not in capsys.readouterr().err, "what it says of a prompt is for whoever sent it"

@@ -1,5 +1,6 @@
 """What a replica tells: metrics, the inference log, traces, the ledger; and what it never tells."""
 
+import errno
 import gzip
 import os
 import signal
@@ -17,7 +18,7 @@ from made_engine import SERVED
 from served import TARGET, Process, Running, chat, events, project, running
 
 from slipway.data.redaction import redacted
-from slipway.ledger import audit
+from slipway.ledger import audit, checkpoints
 from slipway.ledger import events as ledger_events
 from slipway.ledger.database import Database
 from slipway.serving import config, inference_log
@@ -245,6 +246,24 @@ def test_the_ledger_is_told_once_a_start_and_the_chain_holds(tmp_path: Path) -> 
     assert report.is_clean, report.problems
 
 
+def test_a_ledger_that_was_told_and_then_had_no_room_is_not_told_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The event is committed, its checkpoint finds the disk full: the recorder lives on and looks before it tells again."""
+    real, full = checkpoints.write, iter([True])
+
+    def write(*given: Any) -> Any:
+        if next(full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*given)
+
+    monkeypatch.setattr(checkpoints, "write", write)
+    with running(tmp_path, {"ledger": {"retry_seconds": 0.1}}) as replica:
+        wait_for(lambda: replica.metric("llm_ledger_unrecorded") == 0, 20, "the ledger to be told")
+    assert len(started(tmp_path)) == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
 def test_case_H3_what_may_be_answered_while_the_ledger_is_away_is_stated() -> None:
     chosen = config.Ledger(unrecorded_requests=2, then="refuse", retry_seconds=1)
     assert [standing(False, count, chosen) for count in range(4)] == ["buffered", "buffered", "refuse", "refuse"]
@@ -351,10 +370,18 @@ def test_feedback_is_once_across_replicas_and_starts(tmp_path: Path) -> None:
         for replica, replaced in ((one, False), (other, True), (one, True)):
             got = replica.http.post("/v1/feedback", json={"id": answer, "label": "correct", "user": "ann"})
             assert got.json()["replaced"] is replaced
-        totals = [one.metric('model_total_predictions{version="1.0.0"}') for one in (one, other)]
-        assert sum(totals) == 1
+        names = ('model_total_predictions{version="1.0.0"}', 'model_correct_predictions{version="1.0.0"}')
+        assert [sum(one.metric(name) for one in (one, other)) for name in names] == [1, 1]
         rows(tmp_path, 2, "feedback")
-    (judged,) = inference_log.judgements(tmp_path, "desk")
+    with running(
+        tmp_path
+    ) as again:  # counts anew from nothing, as Prometheus expects it; a changed mind is no minus one
+        again.http.post("/v1/feedback", json={"id": answer, "label": "incorrect", "user": "bob"})
+        again.http.post("/v1/feedback", json={"id": answer, "label": "incorrect", "user": "ann"})
+        assert [again.metric(name) for name in names] == [0, 0]
+        again.http.post("/v1/feedback", json={"id": answer, "label": "correct", "user": "ann"})
+    judged, other_one = sorted(inference_log.judgements(tmp_path, "desk"), key=lambda row: not row["correct"])
+    assert other_one["correct"] is False
     assert judged["correct"] is True and judged["replaced"] is True
     with sqlite3.connect(tmp_path / ".slipway" / "serving" / "feedback.db") as connection:
-        assert connection.execute("SELECT count(*) FROM judgements").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM judgements").fetchone() == (2,)

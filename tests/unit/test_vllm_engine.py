@@ -3,23 +3,30 @@
 import asyncio
 import json
 import shlex
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import served_models
 from made_versions import MODEL
 from running_engine import Running, running
+from served import Running as Replica
+from served import project
 from vllm_stand_in import StandIn, stand_in
 
 from slipway.artifacts import Manifest
+from slipway.cli.vllm import write
 from slipway.errors import SlipwayError, StageError, Transient, UsageError
 from slipway.generating import opening, vllm_command
 from slipway.generating.opening import Opened
 from slipway.generating.tickets import Late
 from slipway.generating.vllm_command import Options
 from slipway.generating.vllm_engine import VllmEngine
+from slipway.serving.config import FILE, ServingConfig
+from slipway.serving.engines import open_engine
 
 NAMES = [f"{MODEL}@base", f"{MODEL}@1.0.0", f"{MODEL}@1.1.0"]
 PROMPT = tuple(range(20, 30))
@@ -62,7 +69,7 @@ def test_the_server_is_asked_for_what_the_job_says(engine: Running, server: Stan
     assert asked["model"] == f"{MODEL}@1.1.0" and asked["prompt"] == list(PROMPT) and asked["stream"] is True
     assert {name: asked[name] for name in chosen} == chosen | {"stop": ["END"]}
     end = engine.engine.encode(engine.named("1.0.0"), "<|im_end|>")
-    assert asked["stop_token_ids"] == end
+    assert asked["stop_token_ids"] == list(end)
     (headers,) = server.headers_seen
     assert headers["authorization"] == "Bearer a-key" and headers["x-request-id"] == job.id
 
@@ -109,6 +116,28 @@ def test_what_goes_wrong_there_has_its_kind_here(
     assert engine.say(PROMPT) == " w0 w1 w2 w3 w4"
 
 
+@pytest.mark.parametrize("tail", ["\u2028", "\x85", "\u2029x", "é"])
+def test_whatever_stands_in_a_text_cuts_no_event(engine: Running, server: StandIn, tail: str) -> None:
+    server.tail = tail
+    assert engine.say(PROMPT) == "".join(f" w{at}{tail}" for at in range(5))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": [5]}, {"choices": "abc"}, {"choices": {"a": 1}}, {"choices": [{"text": 5}]},
+        {"choices": [{"text": "x"}], "usage": "no"}, {"choices": [{"text": "x"}], "usage": {"completion_tokens": None}},
+        {"choices": [{"text": "x" * 1_100_000}]}, [1],
+    ],
+)  # fmt: skip
+def test_an_event_of_another_shape_is_a_server_that_is_ill(engine: Running, server: StandIn, event: Any) -> None:
+    server.event = event
+    with pytest.raises(Transient, match="ask again"):
+        engine.say(PROMPT)
+    server.event = None
+    assert engine.say(PROMPT) == " w0 w1 w2 w3 w4"
+
+
 @pytest.mark.parametrize("fault", ["hang", "slow"])
 def test_a_deadline_ends_the_wait(engine: Running, server: StandIn, fault: str) -> None:
     server.fault, server.words = fault, 50
@@ -138,6 +167,21 @@ def test_a_server_without_the_version_is_refused_at_the_start(root: Path) -> Non
             asyncio.run(VllmEngine(root, ["1.0.0"], server.url + "/elsewhere").start())
 
 
+def test_composites_stand_on_vllm_too(root: Path, server: StandIn) -> None:
+    """Only what they are made of is asked for; the server hears of no composite."""
+    tiers = {"name": "tiers", "kind": "tiered", "default": f"{MODEL}@1.0.0",
+             "tiers": [{"when": "user_group == 'staff'", "member": f"{MODEL}@1.1.0"}]}  # fmt: skip
+    path = project(root, {"engine": "vllm", "vllm_url": server.url, "composites": [tiers]}) / FILE
+    replica = Replica(root, open_engine(root, ServingConfig.load(path), []))
+    try:
+        for group, member in (("", "1.0.0"), ("staff", "1.1.0")):
+            said = replica.chat("hello", model="tiers", max_tokens=9, headers={"x-user-group": group})
+            assert said.json()["choices"][0]["message"]["content"] == " w0 w1 w2 w3 w4"
+            assert server.asked[-1]["model"] == f"{MODEL}@{member}"
+    finally:
+        replica.stop()
+
+
 # --- the command ---
 
 
@@ -151,13 +195,55 @@ def test_the_command_names_every_version_and_its_verified_files(root: Path, tmp_
         "--host", "127.0.0.1", "--port", "8001", "--max-model-len", "400", "--generation-config", "vllm",
     ]  # fmt: skip
     script = (place / "serve.sh").read_text()
-    assert shlex.split(script.splitlines()[1])[1:] == words
+    assert [word.replace("./", f"{place}/") for word in shlex.split(script.partition("exec ")[2])] == words
     with opening.opened(root, ["1.0.0"]) as (found,):
         assert found.adapter is not None
         assert Manifest.verified(place / "1.0.0") == Manifest.load(found.adapter / "manifest.json")
         assert Manifest.verified(place / "base") == Manifest.load(found.base / "manifest.json")
     with pytest.raises(UsageError, match="is not empty"):
         vllm_command.write(root, ["1.0.0"], place, Options())
+
+
+def test_the_command_line_writes_it_for_wherever_the_folder_is_mounted(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script is run by a stand-in for vLLM, from another place than it was written in."""
+    many = {"name": "many", "kind": "vote", "members": [f"{MODEL}@1.0.0", f"{MODEL}@1.1.0"]}
+    monkeypatch.chdir(project(root, {"composites": [many]}))
+    out, vllm = tmp_path / "for vllm", tmp_path / "bin" / "vllm"
+    assert write(["many"], out, Options(host="0.0.0.0"), False) == 0
+    said = capsys.readouterr()
+    words = shlex.split(said.out)
+    assert words[:3] == ["vllm", "serve", str(out / "base")] and "0.0.0.0" in words
+    assert [word for word in words if word.startswith(MODEL)] == [
+        f"{MODEL}@base", f"{MODEL}@1.0.0={out / '1.0.0'}", f"{MODEL}@1.1.0={out / '1.1.0'}",
+    ]  # fmt: skip
+    assert "engine: vllm" in said.err and "vllm_url: http://HOST:8000" in said.err
+    vllm.parent.mkdir()
+    vllm.write_text('#!/bin/sh\nls "$2/config.json" ./1.0.0/adapter_config.json\n')
+    vllm.chmod(0o755)
+    there = out.rename(tmp_path / "mounted")
+    ran = subprocess.run(
+        ["sh", str(there / "serve.sh")],
+        env={"PATH": f"{vllm.parent}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.split() == ["./1.0.0/adapter_config.json", "./base/config.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (Options(port=0), "--port"), (Options(max_model_len=0), "--max-model-len"), (Options(tensor_parallel=0), "--tensor"),
+        (Options(gpu_memory_utilization=90), "--gpu-memory-utilization"),
+    ],
+)  # fmt: skip
+def test_an_option_that_cannot_be_is_named(tmp_path: Path, options: Options, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        write(["1.0.0"], tmp_path / "out", options, False)
+    assert not (tmp_path / "out").exists()
 
 
 def _opened(folder: Path, version: str, rank: int, base: str = "base") -> Opened:
