@@ -20,6 +20,7 @@ from slipway.errors import Refused, StageError, Transient, UsageError
 from slipway.gateway import routing
 from slipway.gateway.control import Gateway
 from slipway.gateway.runtime import Runtime
+from slipway.gateway.steering import ask
 from slipway.release.routers.cluster import Cluster
 from slipway.release.routers.configuration import KServe
 from slipway.release.routers.local import LocalRouter
@@ -204,6 +205,12 @@ def test_the_way_back_needs_no_process_that_steers(tmp_path: Path) -> None:
         assert steering.stdout is not None and steering.stdout.readline() == "started\n"
         wait_for(lambda: router.look().ready == {OLD: True, NEW: True}, 5, "both versions")
         router.move(50, "a step")
+        steering.send_signal(signal.SIGSTOP)
+        stuck = LocalRouter(folder, MODEL, 10, lambda folder, path, *rest: ask(folder, path, None, 0.3))
+        with pytest.raises(Transient, match="runs and does not answer"):
+            stuck.restore(Arm(MODEL, OLD, ""))
+        assert f"{MODEL} 0" in Runtime(folder / "haproxy").ask("show map weights.map")
+        Runtime(folder / "haproxy").do([f"set map weights.map {MODEL} 5000"])
         steering.kill()
         steering.wait()
         with pytest.raises(Transient, match="does not answer"):

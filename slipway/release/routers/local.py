@@ -1,5 +1,6 @@
 """The gateway of this machine, over its admin port; back also when the process that steers it is dead."""
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,15 @@ class LocalRouter:
             )
         Runtime(self.folder / "haproxy").do([f"set map {rendering.WEIGHTS} {self.model} 0"])
         back = now.model_copy(update={"candidate_weight": 0.0})
-        routing.save(self.folder, kept.changed(self.model, back))
+        with (self.folder / "gateway.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Transient(
+                    f"HAProxy sends all of {self.model} to {champion.version} again, but the gateway that steers it runs and does not "
+                    f"answer, so it may undo that; restart it, then run this again"
+                ) from None
+            routing.save(self.folder, kept.changed(self.model, back))
         return Traffic(champion.version, back.candidate.version, 0.0)
 
     # --- the admin port ---------------------------------------------------------------------------------------------------
