@@ -1170,48 +1170,6 @@ def predict(
     return offline.predict(given, out, model, {**sampling, "seed": seed}, batch, shard_rows, threads, json)
 
 
-# --- canary -----------------------------------------------------------------------------------------------------------
-
-_canary = App(name="canary", help="How a candidate is led to all traffic, and how often that would go wrong.")
-app.command(_canary)
-
-
-@_canary.command(name="render")
-def canary_render(
-    champion: str,
-    candidate: str | None = None,
-    *,
-    router: Literal["kserve", "kubernetes", "flagger"],
-    percent: float = 0,
-    model: str | None = None,
-    settings: Path | None = None,
-    step: list[int] | None = None,
-    json: Json = False,
-) -> int:
-    """Print a canary as the manifests of a platform, to be committed; no cluster is asked.
-
-    Parameters
-    ----------
-    champion
-        VERSION=URI, as in 1.0.0=s3://models/support-desk/1.0.0.
-    candidate
-        The same, of the version that comes beside it.
-    router
-        Whose manifests: KServe's, Kubernetes' own (blue/green), or a Canary for Flagger.
-    percent
-        The candidate's share.
-    model
-        Its name; the project's when not given.
-    settings
-        A YAML file with the section `router` of configs/env; the environment in use when not given.
-    step
-        A share on the way up, for Flagger with a mesh; may be given several times. None: Flagger's blue/green.
-    """
-    from slipway.cli import routers as commands
-
-    return commands.render(champion, candidate, router, percent, model, settings, step or [], json)
-
-
 # --- gateway and traffic -----------------------------------------------------------------------------------------------
 
 _gateway = App(name="gateway", help="The traffic split between champion and candidate: run it, look at it, steer it.")
@@ -1452,6 +1410,48 @@ def send_traffic(
     return commands.run(
         prompts, url, rate, seconds, requests, stream, feedback, users, max_tokens, model, key, seed, json
     )
+
+
+# --- canary -----------------------------------------------------------------------------------------------------------
+
+_canary = App(name="canary", help="How a candidate is led to all traffic, and how often that would go wrong.")
+app.command(_canary)
+
+
+@_canary.command(name="render")
+def canary_render(
+    champion: str,
+    candidate: str | None = None,
+    *,
+    router: Literal["kserve", "kubernetes", "flagger"],
+    percent: float = 0,
+    model: str | None = None,
+    settings: Path | None = None,
+    step: list[int] | None = None,
+    json: Json = False,
+) -> int:
+    """Print a canary as the manifests of a platform, to be committed; no cluster is asked.
+
+    Parameters
+    ----------
+    champion
+        VERSION=URI, as in 1.0.0=s3://models/support-desk/1.0.0.
+    candidate
+        The same, of the version that comes beside it.
+    router
+        Whose manifests: KServe's, Kubernetes' own (blue/green), or a Canary for Flagger.
+    percent
+        The candidate's share.
+    model
+        Its name; the project's when not given.
+    settings
+        A YAML file with the section `router` of configs/env; the environment in use when not given.
+    step
+        A share on the way up, for Flagger with a mesh; may be given several times. None: Flagger's blue/green.
+    """
+    from slipway.cli import routers as commands
+
+    return commands.render(champion, candidate, router, percent, model, settings, step or [], json)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,1 +1,1 @@
-"""The release engine: how a candidate takes a champion's place, and how it goes back."""
+"""The release engine: what is seen of a candidate on live traffic, and what follows from it."""
