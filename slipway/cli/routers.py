@@ -17,6 +17,10 @@ def render(
 ) -> int:  # fmt: skip
     chosen, name = _settings(router, file), model or _model()
     plan = Plan(_arm(name, champion), _arm(name, candidate) if candidate else None, percent)
+    if plan.candidate and plan.candidate.version == plan.champion.version:
+        raise UsageError(f"champion and candidate are both {plan.champion.version}; name two versions")
+    if any(not 0 < here < 100 for here in steps) or steps != sorted(set(steps)):
+        raise UsageError(f"steps {steps} must rise, within 1 and 99 per cent; write --step 5 --step 25")
     made = _rendered(router, chosen, plan, steps)
     if json:
         print(json_module.dumps(made, indent=2))

@@ -161,6 +161,15 @@ def test_the_switch_and_the_way_back_are_one_write_each(kubernetes: ClusterRig) 
     assert kubernetes.api.writes == [("PUT", "/api/v1/namespaces/models/services/support-desk")]
 
 
+def test_a_champion_that_somebody_took_away_comes_back(kubernetes: ClusterRig) -> None:
+    router = kubernetes.router()
+    router.prepare(kubernetes.arm(OLD), kubernetes.arm(NEW))
+    del kubernetes.api.objects["/apis/apps/v1/namespaces/models/deployments/support-desk-blue"]
+    assert kubernetes.shares() == {} and router.look().champion is None
+    assert router.restore(kubernetes.arm(OLD)).champion == OLD
+    assert kubernetes.shares() == {OLD: 100}
+
+
 # --- SageMaker --------------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,7 @@ def test_calls_that_make_no_sense_are_refused_and_change_nothing(platform: Rig) 
         (lambda: router.move(float("nan"), "x"), "within 0 and 100"),
         (lambda: router.settle(new, True), "not all the traffic"),
         (lambda: router.prepare(new, platform.arm(NEXT)), "in charge"),
+        (lambda: router.prepare(old, old), "cannot be its candidate"),
     ]
     if len(platform.steps) > 1:
         router.move(50, "x")

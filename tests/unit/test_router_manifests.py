@@ -174,5 +174,10 @@ def test_the_command_prints_manifests_and_asks_no_cluster(tmp_path: Path, capsys
     assert code == 0 and json.loads(out) == made
     code, _, err = slipway(capsys, "canary", "render", *arms, "--router", "flagger")
     assert code == 2 and "needs the kind kubernetes" in err
+    for wrong in (["--step", "25", "--step", "5"], ["--step", "0"]):
+        code, _, err = slipway(capsys, "canary", "render", *arms, *wrong, "--router", "kserve")
+        assert code == 2 and "must rise" in err
+    code, _, err = slipway(capsys, "canary", "render", arms[0], arms[0], *arms[2:], "--router", "kserve")
+    assert code == 2 and "name two versions" in err
     code, _, err = slipway(capsys, "canary", "render", "1.0.0", *arms[2:], "--router", "kserve")
     assert code == 2 and "VERSION=URI" in err

@@ -27,7 +27,7 @@ class CanaryRouter:
         other = manifests.named(self.settings, candidate)
         self._stand_up(champion)
         now = self.look()
-        protocol.in_charge(now, champion, str(self.ref))
+        protocol.in_charge(now, champion, candidate, str(self.ref))
         if now.candidate != candidate.version:
             protocol.idle(now, str(self.ref))
             self._respec(lambda spec: manifests.with_canary(self.settings, spec["predictor"], other, 0))

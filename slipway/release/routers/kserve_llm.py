@@ -31,7 +31,7 @@ class LLMRouter:
         wanted = manifests.member(self.settings, candidate, 0, 0)
         self._stand_up(champion)
         now = self.look()
-        protocol.in_charge(now, champion, str(self.ref))
+        protocol.in_charge(now, champion, candidate, str(self.ref))
         if now.candidate not in (None, candidate.version):
             self.abandon()
         self.cluster.create(self._at(wanted), wanted)

@@ -36,7 +36,7 @@ class PercentRouter:
         wanted = manifests.predictor(self.settings, candidate)
         self._stand_up(champion)
         now = self.look()
-        protocol.in_charge(now, champion, str(self.ref))
+        protocol.in_charge(now, champion, candidate, str(self.ref))
         if now.candidate and (now.candidate != candidate.version or now.candidate not in now.ready):
             self.abandon()
         self.cluster.change(self.ref, lambda there: self._with_candidate(there, candidate, wanted))

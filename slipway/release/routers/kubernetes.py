@@ -38,7 +38,7 @@ class KubernetesRouter:
     def prepare(self, champion: Arm, candidate: Arm) -> None:
         self._stand_up(champion)
         now = self.look()
-        protocol.in_charge(now, champion, str(self.service))
+        protocol.in_charge(now, champion, candidate, str(self.service))
         if now.candidate not in (None, candidate.version):
             self.abandon()
         self._deploy(candidate, other(self._champion_color()))

@@ -33,7 +33,7 @@ class LocalRouter:
         arms = self._arms()
         if not arms["champion"]["replicas"]:
             self._serve("champion", champion.version)
-        protocol.in_charge(self.look(), champion, WHERE)
+        protocol.in_charge(self.look(), champion, candidate, WHERE)
         if arms["candidate"]["version"] != candidate.version:
             self.abandon()
         if not self._has("candidate", candidate.version):

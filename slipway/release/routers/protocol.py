@@ -99,8 +99,10 @@ def can_settle(now: Traffic, candidate: Arm, where: str) -> None:
         )
 
 
-def in_charge(now: Traffic, champion: Arm, where: str) -> None:
-    """Refused where another version is in charge than is believed."""
+def in_charge(now: Traffic, champion: Arm, candidate: Arm, where: str) -> None:
+    """Refused where another version is in charge than is believed, or the candidate is."""
+    if candidate.version == champion.version:
+        raise Refused(f"{candidate.version} is the champion at {where}, so it cannot be its candidate; name another")
     if now.champion != champion.version:
         raise Refused(
             f"{where} has {now.champion} in charge, not the champion {champion.version}; restore the champion first"

@@ -61,7 +61,7 @@ class SageMakerRouter:
         bytes_of(candidate)
         self._stand_up(champion)
         now = self.look()
-        protocol.in_charge(now, champion, self.where)
+        protocol.in_charge(now, champion, candidate, self.where)
         if now.candidate not in (None, candidate.version):
             self.abandon()
         if not self.look().ready.get(candidate.version, False):
