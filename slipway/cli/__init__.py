@@ -1448,6 +1448,42 @@ def canary_simulate(
     return commands.simulate(canaries, seed, policy, metric, plot, json)
 
 
+@_canary.command(name="render")
+def canary_render(
+    champion: str,
+    candidate: str | None = None,
+    *,
+    router: Literal["kserve", "kubernetes", "flagger"],
+    percent: float = 0,
+    model: str | None = None,
+    settings: Path | None = None,
+    step: list[int] | None = None,
+    json: Json = False,
+) -> int:
+    """Print a canary as the manifests of a platform, to be committed; no cluster is asked.
+
+    Parameters
+    ----------
+    champion
+        VERSION=URI, as in 1.0.0=s3://models/support-desk/1.0.0.
+    candidate
+        The same, of the version that comes beside it.
+    router
+        Whose manifests: KServe's, Kubernetes' own (blue/green), or a Canary for Flagger.
+    percent
+        The candidate's share.
+    model
+        Its name; the project's when not given.
+    settings
+        A YAML file with the section `router` of configs/env; the environment in use when not given.
+    step
+        A share on the way up, for Flagger with a mesh; may be given several times. None: Flagger's blue/green.
+    """
+    from slipway.cli import routers as commands
+
+    return commands.render(champion, candidate, router, percent, model, settings, step or [], json)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a command; a mistake is one line and an exit code, never a traceback."""
     from cyclopts import CycloptsError
