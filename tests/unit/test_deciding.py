@@ -109,6 +109,7 @@ def test_case_G05_without_traffic_it_ends_undecided() -> None:
     idle = replace(RIPE, requests=3, seconds=600)
     ended = next_of(idle)
     assert (ended.kind, ended.outcome) == ("back", "undecided") and "3 of 100 requests" in ended.reason
+    assert next_of(replace(RIPE, seconds=600), LAST).kind == "stay", "with traffic it has until the deadline"
 
 
 def test_what_is_not_proved_in_time_ends_undecided_and_what_is_may_wait_for_a_person() -> None:
