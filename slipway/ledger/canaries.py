@@ -20,7 +20,7 @@ from slipway.ledger.events import Actor
 from slipway.ledger.leases import Lease
 from slipway.ledger.tables import canaries
 
-Ask = Literal["pause", "resume", "abort"]
+Ask = Literal["pause", "resume", "abort", "supersede"]
 _PACKED = ("about", "progress", "asked")  # JSON
 
 
@@ -87,17 +87,22 @@ def keep(connection: Connection, canary: Canary, progress: Json, lease: Lease) -
 
 
 def advance(
-    connection: Connection, canary: Canary, step: int, percent: float, progress: Json, told: Json, reason: str, lease: Lease
-) -> Canary:  # fmt: skip
+    connection: Connection, canary: Canary, step: int, percent: float, progress: Json, told: Json, lease: Lease
+) -> Canary:
     """The intent of a step: it is on record before the traffic moves."""
     _owned(connection, canary, lease)
     said = {"canary": canary.id, "step": step, "from": canary.percent, "to": percent, **told}
-    event = events.append(connection, "canary_step", canary.model, canary.version, said, None, reason)
+    event = events.append(connection, "canary_step", canary.model, canary.version, said)
     return _changed(connection, canary, step=step, percent=percent, progress=progress, sequence=event.sequence)
 
 
-def ask(connection: Connection, model: str, what: Ask, actor: Actor, reason: str) -> Canary:
-    """What a person wants of the canary that runs: whoever drives it obeys at its next look. Asked twice is asked once."""
+def ask(
+    connection: Connection, model: str, what: Ask, actor: Actor | None, reason: str, newer: str | None = None
+) -> Canary:
+    """What somebody wants of the canary that runs: whoever drives it obeys at its next look. Asked twice is asked once.
+
+    `newer` is the version for which it is to make room (supersede).
+    """
     canary = running(connection, model)
     if canary is None:
         raise UsageError(f"no canary of {model} runs, so there is nothing to {what}")
@@ -110,13 +115,11 @@ def ask(connection: Connection, model: str, what: Ask, actor: Actor, reason: str
     return _changed(connection, canary, asked=asked, sequence=event.sequence)
 
 
-def end(
-    connection: Connection, canary: Canary, outcome: str, told: Mapping[str, Any], reason: str, lease: Lease
-) -> Canary:
+def end(connection: Connection, canary: Canary, outcome: str, told: Mapping[str, Any], lease: Lease) -> Canary:
     """How it ended, said once."""
     _owned(connection, canary, lease)
     said = {"canary": canary.id, "outcome": outcome, "step": canary.step, "percent": canary.percent, **told}
-    event = events.append(connection, "canary_verdict", canary.model, canary.version, said, None, reason)
+    event = events.append(connection, "canary_verdict", canary.model, canary.version, said)
     return _changed(connection, canary, state="ended", outcome=outcome, sequence=event.sequence)
 
 

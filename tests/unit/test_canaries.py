@@ -48,7 +48,7 @@ def test_one_runs_and_a_second_is_refused_until_it_has_ended(ledger: Database) -
     with pytest.raises(Refused, match=r"m 1\.1\.0 is in canary already"):
         begun(ledger, "1.2.0")
     with driving(ledger) as (connection, lease):
-        canaries.end(connection, canary, "rolled back", {}, "it failed", lease)
+        canaries.end(connection, canary, "rolled back", {"why": "it failed"}, lease)
     assert begun(ledger, "1.2.0").version == "1.2.0"
     assert kinds(ledger) == ["canary_started", "canary_verdict", "canary_started"]
 
@@ -56,7 +56,7 @@ def test_one_runs_and_a_second_is_refused_until_it_has_ended(ledger: Database) -
 def test_a_step_is_on_record_before_anything_moves(ledger: Database) -> None:
     canary = begun(ledger)
     with driving(ledger) as (connection, lease):
-        after = canaries.advance(connection, canary, 1, 5.0, {}, {"verdict": "healthy"}, "no guardrail fails", lease)
+        after = canaries.advance(connection, canary, 1, 5.0, {}, {"verdict": "healthy"}, lease)
     with ledger.read() as connection:
         assert canaries.running(connection, "m") == after and (after.step, after.percent) == (1, 5.0)
         told = list(events.checked(connection))[-1]
@@ -70,7 +70,7 @@ def test_what_a_person_asks_is_not_written_over_by_who_drives(ledger: Database) 
         canaries.ask(connection, "m", "abort", workers.ROBOT, "a complaint")
     with driving(ledger) as (connection, lease):  # with the row as it was read before
         canaries.keep(connection, canary, {"x": 1}, lease)
-        canaries.advance(connection, canary, 1, 5.0, {"x": 2}, {}, "on", lease)
+        canaries.advance(connection, canary, 1, 5.0, {"x": 2}, {}, lease)
     with ledger.read() as connection:
         now = canaries.running(connection, "m")
     assert now is not None and "abort" in now.asked and now.progress == {"x": 2}
@@ -101,14 +101,14 @@ def test_who_lost_the_lease_or_wakes_after_the_end_changes_nothing(ledger: Datab
     before = kinds(ledger)
     for act in (
         lambda c: canaries.keep(c, canary, {"x": 0}, old),
-        lambda c: canaries.advance(c, canary, 1, 5.0, {}, {}, "on", old),
-        lambda c: canaries.end(c, canary, "promoted", {}, "why", old),
+        lambda c: canaries.advance(c, canary, 1, 5.0, {}, {}, old),
+        lambda c: canaries.end(c, canary, "promoted", {}, old),
         lambda c: canaries.begin(c, "m", "2.0.0", "cd", None, 0, {}, old),
     ):
         with pytest.raises(Transient, match="was lost"), ledger.write() as connection:
             act(connection)
     with driving(ledger) as (connection, lease):
-        canaries.end(connection, canary, "promoted", {}, "proved", lease)
+        canaries.end(connection, canary, "promoted", {}, lease)
         with pytest.raises(Refused, match="has ended \\(promoted\\)"):
             canaries.keep(connection, canary, {}, lease)
     assert kinds(ledger) == [*before, "canary_verdict"]
