@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from slipway import atomic, strict
 from slipway.errors import UsageError
+from slipway.release.routers import configuration as routers
 
 _PROJECT = "slipway-project"
 
@@ -72,11 +73,19 @@ class Environment(BaseModel):
         default=[], description="Who is told of every event: file:PATH, elasticsearch+https://HOST:PORT/INDEX, s3://…"
     )
 
+    router: routers.Settings = Field(default=routers.Local(), description="Where releases move traffic")
+
     @field_validator("audit_sinks", mode="before")
     @classmethod
     def _listed(cls, given: object) -> object:
         """A variable is text, with spaces between."""
         return given.split() if isinstance(given, str) else given
+
+
+class _RouterFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    router: routers.Settings
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -102,19 +111,44 @@ def load(root: Path, name: str | None = None) -> Environment:
     raw = strict.read_yaml(
         path, f"set SLIPWAY_ENV to one of {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}"
     )
-    overrides = {key: value for key in Environment.model_fields if (value := variable(key.upper())) is not None}
+    keys = Environment.model_fields.keys() - {"router"}  # a section is no variable
+    overrides = {key: value for key in keys if (value := variable(key.upper())) is not None}
     try:
         return Environment.model_validate(raw | overrides)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        line = strict.line_of(path, first["loc"])
-        raise UsageError(f"{path}:{line}: {key}: {first['msg']}; correct it") from None
+        raise _usage_error(path, error) from None
+
+
+def load_router(path: Path) -> routers.Settings:
+    """The section `router` of a file that has nothing else."""
+    try:
+        return _RouterFile.model_validate(strict.read_yaml(path)).router
+    except ValidationError as error:
+        raise _usage_error(path, error) from None
+
+
+def _usage_error(path: Path, error: ValidationError) -> UsageError:
+    found = error.errors()
+    first = next(
+        (one for one in found if one["type"] == "extra_forbidden"), found[0]
+    )  # what is missing may be misspelt
+    loc = first["loc"]
+    if loc[0] == "router" and len(loc) > 2:  # the kind that was chosen stands there too, which no file says
+        loc = ("router", *loc[2:])
+    key = ".".join(str(part) for part in loc)
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"{path}:{strict.line_of(path, loc)}: unknown key {key}; remove it or correct its spelling")
+    return UsageError(f"{path}:{strict.line_of(path, loc)}: {key}: {first['msg']}; correct it")
 
 
 def state_folder(root: Path) -> Path:
     """Where state lives, one folder for a project and all its releases' worktrees."""
     return (project_folder(root) / load(root).state).resolve()
+
+
+def gateway_folder(root: Path) -> Path:
+    """Where the gateway of this project keeps what it knows."""
+    return state_folder(root) / "gateway"
 
 
 def scratch_folder(root: Path) -> Path:

@@ -4,22 +4,18 @@ import json as json_module
 import signal
 import sys
 import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway import settings
-from slipway.errors import SlipwayError, Transient, UsageError, of_exit_code
+from slipway.errors import SlipwayError, UsageError
 
 if TYPE_CHECKING:
     from slipway.gateway.control import Gateway
 
-FOLDER = "gateway"
-
 
 def folder(root: Path) -> Path:
-    return settings.state_folder(root) / FOLDER
+    return settings.gateway_folder(root)
 
 
 def run(file: Path | None, drain_seconds: float, json: bool) -> int:
@@ -83,32 +79,9 @@ def _start_champions(root: Path, gateway: "Gateway") -> None:
 
 def _ask(path: str, asked: Any = None) -> Any:
     """What the running gateway's admin port answers."""
-    from slipway.gateway import admin, routing
+    from slipway.gateway import steering
 
-    place = folder(settings.find_root())
-    kept = routing.load(place)
-    if kept is None or kept.admin is None:
-        raise UsageError(f"no gateway has run here ({place} has no record of one); start it with `slipway gateway`")
-    request = urllib.request.Request(f"http://{kept.admin}{path}")
-    if asked is not None:
-        request.data = json_module.dumps(asked).encode()
-        request.add_header("authorization", f"Bearer {admin.token(place)}")
-    try:
-        with urllib.request.urlopen(request, timeout=90) as answer:
-            return json_module.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        raise _error(error) from None
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise Transient(f"the gateway's admin port {kept.admin} does not answer ({reason}); is it running?") from None
-
-
-def _error(error: urllib.error.HTTPError) -> SlipwayError:
-    try:
-        said = json_module.loads(error.read())
-        return of_exit_code(int(said.get("exit_code", 1)), str(said["error"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Transient(f"the admin port answered {error.code}; is something else at its address?")
+    return steering.ask(folder(settings.find_root()), path, asked)
 
 
 def _model(given: str | None) -> str:

@@ -139,7 +139,7 @@ def _add(gateway: "Gateway", asked: Json) -> None:
 
 
 def _serve(gateway: "Gateway", asked: Json) -> None:
-    gateway.serving.serve(str(asked["model"]), asked["arm"], str(asked["version"]))
+    gateway.serving.ensure(str(asked["model"]), asked["arm"], str(asked["version"]))
 
 
 def _reload(gateway: "Gateway", asked: Json) -> None:
@@ -163,7 +163,7 @@ _CHANGES: dict[str, Callable[["Gateway", Json], Any]] = {
     "drain": lambda gateway, asked: gateway.drain(str(asked["model"]), _address(asked)),
     "ready": lambda gateway, asked: gateway.ready(str(asked["model"]), _address(asked)),
     "remove": lambda gateway, asked: gateway.remove(str(asked["model"]), _address(asked)),
-    "settle": lambda gateway, asked: gateway.settle(str(asked["model"]), _why(asked)),
+    "settle": lambda gateway, asked: gateway.settle(str(asked["model"]), _why(asked), bool(asked.get("keep_old"))),
     "reload": _reload,
 }
 

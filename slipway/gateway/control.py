@@ -329,15 +329,18 @@ class Gateway:
                 )
             time.sleep(0.05)
 
-    def settle(self, model: str, why: str) -> None:
-        """Make the candidate, which has all traffic, the champion's replicas: no user sees a difference."""
+    def settle(self, model: str, why: str, keep_old: bool = False) -> None:
+        """Make the candidate, which has all traffic, the champion's replicas: no user sees a difference.
+
+        The old champion's replicas stay ready in the candidate's place, at 0 %, or are let go.
+        """
         with self.lock:
             before = self.model(model)
             if before.candidate_weight != 100:
                 raise Refused(
                     f"the candidate of {model} has {before.candidate_weight:g} % of the traffic, not all; move it first"
                 )
-            now, commands = orders.settled(model, before, self.config.slots)
+            now, commands = orders.settled(model, before, self.config.slots, keep_old)
             with self._kept(model, now, first=True):
                 self.runtime.do(commands)
             self.watch.moved(model, fresh=True)

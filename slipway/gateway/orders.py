@@ -38,7 +38,7 @@ def shadow(name: str, model: Model) -> str:
     return f"set map {rendering.SHADOWS} {name} {routing.threshold(model.shadow_percent)}"
 
 
-def settled(name: str, before: Model, slots: int) -> tuple[Model, list[str]]:
+def settled(name: str, before: Model, slots: int, keep_old: bool = False) -> tuple[Model, list[str]]:
     """The candidate's replicas in the champion's slots, and the commands in an order that never lacks an answerer."""
     old, new = before.champion, before.candidate
     side = routing.Side(version=new.version)
@@ -56,9 +56,12 @@ def settled(name: str, before: Model, slots: int) -> tuple[Model, list[str]]:
         for one in old.replicas
         if one.slot not in taken
     ]
-    now = before.model_copy(update={"champion": side, "candidate": routing.Side(), "candidate_weight": 0.0})
+    kept = old if keep_old else routing.Side()
+    now = before.model_copy(update={"champion": side, "candidate": kept, "candidate_weight": 0.0})
     commands += [weight(name, now)]
     commands += [command for one in new.replicas for command in rendering.detach(name, "candidate", one.slot)]
+    for one in kept.replicas:
+        commands += rendering.attach(name, "candidate", one.slot, *resolve(one.address))
     return now, commands
 
 

@@ -24,7 +24,7 @@ class Serving:
     def __init__(self, gateway: "Gateway", command: Command = replicas.serve_command) -> None:
         self.gateway, self.command = gateway, command
         self.started: list[Started] = []
-        self._lock = threading.Lock()
+        self._lock, self._starting = threading.Lock(), threading.Lock()
         self._number = 0
         self.ended = threading.Event()  # nothing is waited for any more
 
@@ -43,6 +43,18 @@ class Serving:
         with self._lock:
             self.started.append(replica)
         return address
+
+    def ensure(self, model: str, arm: Arm, version: str) -> str:
+        """One replica of a version in an arm: the one that is there, for who asks again after a lost answer, or a new one."""
+        with self._starting:
+            return self._there(model, arm, version) or self.serve(model, arm, version)
+
+    def _there(self, model: str, arm: Arm, version: str) -> str | None:
+        side = self.gateway.model(model).side(arm)
+        for one in self.started:
+            if (one.model, one.version) == (model, version) and one.lives() and one.known_as and side.at(one.known_as):
+                return one.known_as
+        return None
 
     def _new(self, model: str, arm: Arm, version: str) -> Started:
         self._number += 1

@@ -26,6 +26,7 @@ KINDS = frozenset(
         "stage_transition",
         "canary_started",
         "canary_step",
+        "canary_asked",
         "canary_verdict",
         "traffic_changed",
         "model_deployed",

@@ -75,6 +75,12 @@ def held(connection: Connection, lease: Lease) -> None:
         raise Transient(f"{lease.name}: the lease with token {lease.token} was lost to {now}; nothing was changed")
 
 
+def holder(connection: Connection, name: str) -> Lease | None:
+    """Who holds it; None where nobody does."""
+    row = connection.execute(select(leases).where(leases.c.name == name)).first()
+    return Lease(name, row.holder, row.token) if row is not None and row.holder is not None else None
+
+
 def beat(connection: Connection, lease: Lease, now: Reading | None = None) -> None:
     """Say that the holder is alive."""
     held(connection, lease)

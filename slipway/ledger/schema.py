@@ -10,7 +10,7 @@ from slipway.errors import UsageError
 if TYPE_CHECKING:
     from slipway.ledger.database import Database
 
-HEAD = "0001"  # the newest migration
+HEAD = "0002"  # the newest migration
 
 
 def migrate(database: "Database") -> None:

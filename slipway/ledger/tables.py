@@ -4,7 +4,7 @@
 event. migrations/ makes these tables; a test compares the two.
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint
 
 metadata = MetaData()
 # SQLite's own row number, which holds nothing but integers and needs no index of its own.
@@ -149,5 +149,25 @@ grants = Table(
     Column("release", Text, nullable=False),
     Column("state", Text, nullable=False),  # open | followed_up | withdrawn
     Column("about", Text, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+)
+
+# The way of a candidate to being the champion: at most one that runs a model.
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model", Text, nullable=False, index=True),
+    Column("version", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("champion", Text),  # None: the base model
+    Column("generation", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),  # running | ended
+    Column("outcome", Text),
+    Column("about", Text, nullable=False),  # JSON: what was fixed at its beginning
+    Column("step", Integer, nullable=False),
+    Column("percent", Float, nullable=False),
+    Column("progress", Text, nullable=False),  # JSON: what was seen so far, and how far the sources were read
+    Column("asked", Text, nullable=False),  # JSON: what people want of it
     Column("sequence", BigInteger, nullable=False),
 )
