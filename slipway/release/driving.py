@@ -5,7 +5,6 @@ and not reached is reached: every call of a router can be made again. The way ba
 traffic is with the champion before anybody is told.
 """
 
-import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,9 +93,9 @@ class Drive:
         asked, approval = self._heard()
         paused = "pause" in asked
         self.progress, judged = self.progress.saw(seen, passed_seconds, self.canary.percent, at, paused)
-        action = self._moved_behind_our_back() or deciding.decide(
-            self._moment(judged, seen, asked, approval), self.policy, at
-        )
+        action = deciding.decide(self._moment(judged, seen, asked, approval), self.policy, at)
+        if action.kind != "back":
+            action = self._moved_behind_our_back() or action
         self._do(action, judged)
         return action
 
@@ -136,7 +135,7 @@ class Drive:
             found = self.router.look()
         except SlipwayError:
             return None  # what cannot be asked just now cannot be known; outcomes say whether anything is wrong
-        if (found.candidate, found.candidate_percent) == (self.candidate.version, self.canary.percent):
+        if found.candidate == self.candidate.version and abs(found.candidate_percent - self.canary.percent) < 0.01:
             return None
         has = f"{found.candidate_percent:g} % for {found.candidate or 'no candidate'}"
         return Action(
@@ -191,15 +190,15 @@ class Drive:
                 )
 
     def _end(self, ending: dict[str, object]) -> None:
-        """The intent, the traffic, the champion's row where it is a promotion, and then that it is done."""
-        self.progress = replace(self.progress, ending=ending)
+        """The champion's row where it is a promotion, the traffic, and then that it is done.
+
+        A promotion that was decided is kept first: once the row has changed, nothing that is seen can end it otherwise. The way
+        back waits for no ledger: whoever goes on after a kill comes to the same decision, or finds the traffic moved.
+        """
         if ending["outcome"] == "promoted":
+            self.progress = replace(self.progress, ending=ending)
             self._keep()
             ending = self._promoted(ending)
-        else:
-            # A ledger that is away must not keep users with a candidate that fails; who is killed here finds the traffic moved.
-            with contextlib.suppress(Transient):
-                self._keep()
         if ending["outcome"] != "promoted":
             self.router.restore(self._serving())
         with self.database.write() as connection:

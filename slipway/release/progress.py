@@ -34,7 +34,7 @@ class Progress:
     total_seconds: float = 0.0
     broken_seconds: float = 0.0
     moving: bool = True  # the share of this step was decided, and perhaps not given yet
-    ending: Json | None = None  # {"outcome": …, "why": …}: decided, and perhaps not done yet
+    ending: Json | None = None  # a promotion, {"outcome": …, "why": …}: decided, and perhaps not done yet
 
     def saw(self, seen: Seen, passed_seconds: float, percent: float, at: int, paused: bool) -> "tuple[Self, Judgement]":
         """After a look, and the judgement of everything by now. A pause stops the clocks and nothing else."""

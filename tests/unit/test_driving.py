@@ -92,7 +92,9 @@ class World:
     def restore(self, champion: Arm) -> Traffic:
         self.call()
         other = {self.traffic.champion, self.traffic.candidate} - {champion.version, None}
-        return self.place(champion.version, next(iter(other), None), 0)
+        found = self.place(champion.version, next(iter(other), None), 0)
+        self.call()
+        return found
 
     def abandon(self) -> None:
         raise AssertionError("a canary leaves the old one warm")
@@ -280,6 +282,29 @@ def test_a_router_that_is_away_is_asked_until_the_traffic_is_back(made: Made) ->
 
     world.restore = restore  # type: ignore[method-assign]
     assert driven(made, world).outcome == "rolled back" and left == [0] and world.traffic.candidate_percent == 0
+
+
+@pytest.mark.parametrize("asked", ["abort", None])
+def test_case_A07_a_way_back_that_was_cut_short_ends_as_it_was_decided(made: Made, asked: Any) -> None:
+    """Killed between the traffic and the ledger: the champion has everything, and the end is told by whoever comes next."""
+    begun(made)
+    world = World(candidate_good=0.9 if asked else 0.3)
+    restore = world.restore
+
+    def killed(champion: Arm) -> Traffic:
+        restore(champion)
+        raise Killed
+
+    if asked:
+        with made.database.write() as connection:
+            canaries.ask(connection, MODEL, asked, ADA, "a complaint")
+    world.restore = killed  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        driven(made, world)
+    assert world.traffic.candidate_percent == 0 and serving(made) == "1.0.0" and not told(made, "canary_verdict")
+    world.restore = restore  # type: ignore[method-assign]
+    assert driven(made, world).outcome == ("aborted" if asked else "rolled back")
+    assert len(told(made, "canary_verdict")) == 1 and serving(made) == "1.0.0"
 
 
 def test_who_lost_the_lease_goes(made: Made) -> None:
