@@ -7,10 +7,12 @@ billion-laughs family), duplicate keys, deep nesting, numbers of more than 300 d
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from slipway.errors import StageError, UsageError
 
@@ -107,6 +109,42 @@ def read_yaml(path: Path, what_to_do: str = "create it or name another") -> dict
     if not isinstance(value, dict):
         raise UsageError(f"{path} holds a {type(value).__name__}, not a mapping of keys to values")
     return value
+
+
+Place = tuple[str | int, ...]
+
+
+class Checked(Protocol):
+    """A model that also knows what no single value of it is to blame for."""
+
+    def contradictions(self) -> Iterable[tuple[Place, str]]: ...
+
+
+Typed = TypeVar("Typed", bound=BaseModel)
+
+
+def read_typed(path: Path, model: type[Typed], what_to_do: str) -> Typed:
+    """A YAML file as its model, free of contradictions; a fault is a UsageError with its line and key."""
+    try:
+        found = model.model_validate(read_yaml(path, what_to_do))
+    except ValidationError as error:
+        faults = error.errors()
+        first = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
+        raise _wrong(path, first["loc"], _said(first["type"], first["msg"], first["input"])) from None
+    for where, what in cast(Checked, found).contradictions():
+        raise _wrong(path, where, what)
+    return found
+
+
+def _said(kind: str, message: str, given: object) -> str:
+    if kind == "extra_forbidden":
+        return "there is no such key; remove it or correct its spelling"
+    return "is missing; add it" if kind == "missing" else f"is {given!r:.80}: {message}; correct it"
+
+
+def _wrong(path: Path, where: Place, what: str) -> UsageError:
+    key = ".".join(str(part) for part in where if part != "[key]") or "the file"
+    return UsageError(f"{path}:{line_of(path, where)}: {key}: {what}")
 
 
 def line_of(path: Path, location: tuple[str | int, ...]) -> int:

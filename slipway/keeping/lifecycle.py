@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from slipway import strict
-from slipway.errors import UsageError
 from slipway.registry.versions import Stage, State
 
 FILE = "configs/policies/lifecycle.yaml"
@@ -74,15 +73,7 @@ class Policy(_Strict):
     @classmethod
     def load(cls, path: Path) -> Self:
         """The policy of a file; a fault is a UsageError with its line."""
-        raw = strict.read_yaml(path, f"restore it (`git checkout -- {FILE}`)")
-        try:
-            policy = cls.model_validate(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise _wrong(path, first["loc"], _said(first["type"], first["msg"], first["input"])) from None
-        for where, what in policy.contradictions():
-            raise _wrong(path, where, what)
-        return policy
+        return strict.read_typed(path, cls, f"restore it (`git checkout -- {FILE}`)")
 
     def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What no single key is to blame for."""
@@ -109,17 +100,6 @@ class Policy(_Strict):
         """Where an archived version's bytes belong after some time."""
         due = [one for one in CLASSES if one in self.storage and timedelta(days=self.storage[one]) <= age]
         return due[-1]
-
-
-def _said(kind: str, message: str, given: object) -> str:
-    if kind == "extra_forbidden":
-        return "there is no such key; remove it or correct its spelling"
-    return "is missing; add it" if kind == "missing" else f"is {given!r:.80}: {message}; correct it"
-
-
-def _wrong(path: Path, where: tuple[str | int, ...], what: str) -> UsageError:
-    key = ".".join(str(part) for part in where if part != "[key]")
-    return UsageError(f"{path}:{strict.line_of(path, where)}: {key}: {what}")
 
 
 # --- what is known ---------------------------------------------------------------------------------------------------

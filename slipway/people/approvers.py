@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from slipway import strict
-from slipway.errors import UsageError
 from slipway.governance.policy import TRANSITIONS
 
 FILE = Path("configs") / "policies" / "approvals.yaml"
@@ -58,16 +57,7 @@ class Approvers(_Strict):
     def load(cls, root: Path) -> Self:
         """The project's; a fault is a UsageError with its line, and without the file nothing is approved."""
         path = root / FILE
-        raw = strict.read_yaml(path, f"restore it (`git checkout -- {FILE}`): without it nobody can approve")
-        try:
-            found = cls.model_validate(raw)
-        except ValidationError as error:
-            faults = error.errors()
-            first = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
-            raise _wrong(path, first["loc"], _said(first["type"], first["msg"], first["input"])) from None
-        for where, what in found.contradictions():
-            raise _wrong(path, where, what)
-        return found
+        return strict.read_typed(path, cls, f"restore it (`git checkout -- {FILE}`): without it nobody can approve")
 
     def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What no single value is to blame for."""
@@ -135,14 +125,3 @@ def folded(name: str) -> str:
     """A name without what people do not see: case, width, accents' encodings, invisible characters, outer space."""
     shown = unicodedata.normalize("NFKC", name)
     return "".join(one for one in shown if unicodedata.category(one)[0] != "C").casefold().strip()
-
-
-def _said(kind: str, message: str, given: object) -> str:
-    if kind == "extra_forbidden":
-        return "there is no such key; remove it or correct its spelling"
-    return "is missing; add it" if kind == "missing" else f"is {given!r:.80}: {message}; correct it"
-
-
-def _wrong(path: Path, where: tuple[str | int, ...], what: str) -> UsageError:
-    key = ".".join(str(part) for part in where)
-    return UsageError(f"{path}:{strict.line_of(path, where)}: {key}: {what}")

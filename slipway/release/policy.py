@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from slipway import strict
 from slipway.errors import UsageError
@@ -235,16 +235,7 @@ class Canary(_Strict):
     @classmethod
     def load(cls, path: Path) -> Self:
         """The policy of a file; a fault is a UsageError with its place."""
-        raw = strict.read_yaml(path, f"restore it (`git checkout -- {FILE}`): without it no canary starts")
-        try:
-            found = cls.model_validate(raw)
-        except ValidationError as error:
-            faults = error.errors()
-            first = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
-            raise _wrong(path, first["loc"], _said(first["type"], first["msg"], first["input"])) from None
-        for where, what in found.contradictions():
-            raise _wrong(path, where, what)
-        return found
+        return strict.read_typed(path, cls, f"restore it (`git checkout -- {FILE}`): without it no canary starts")
 
 
 def _of_primary(one: Primary) -> Iterator[tuple[str, str]]:
@@ -257,16 +248,3 @@ def _of_primary(one: Primary) -> Iterator[tuple[str, str]]:
         yield "expected", "is missing; how much better do you hope the candidate is, in parts of 1?"
     elif one.expected <= one.margin:
         yield "expected", f"{one.expected:g} is not above margin ({one.margin:g})"
-
-
-def _said(kind: str, message: str, given: object) -> str:
-    if kind == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
-    if kind == "missing":
-        return "is missing; add it"
-    return f"is {given!r:.80}: {message}; correct the value"
-
-
-def _wrong(path: Path, where: tuple[str | int, ...], what: str) -> UsageError:
-    key = ".".join(str(part) for part in where) or "the file"
-    return UsageError(f"{path}:{strict.line_of(path, where)}: {key}: {what}")

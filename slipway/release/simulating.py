@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipway.evaluation.scoring import wilson
 from slipway.release.blocks import Shape, shape_of
 from slipway.release.planning import Design, wald_bound
 from slipway.release.sequential import Question
@@ -22,7 +23,6 @@ SPLITS = (50.0, 5.0, 1.0)  # per cent of the candidate
 RAMP = "ramp"  # the policy's own steps
 DRIFT = 0.05  # how far the rate of both arms swings, where there is room
 WAVES = 2.0  # of such a swing within Wald's bound
-Z95 = 1.959964
 PATIENCE = 5.0  # a canary that has had so many times the traffic of Wald's bound ends undecided
 
 
@@ -192,10 +192,3 @@ def _told(design: Design, scenario: Scenario, tally: Tally, canaries: int) -> di
         "wald_bound": least,
         "ratio": mean / least if least else None,
     }
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share, each end at 97.5 %: what more canaries might have shown."""
-    share, z = count / total, Z95**2 / total
-    middle, half = share + z / 2, Z95 * math.sqrt(share * (1 - share) / total + z / (4 * total))
-    return max(0.0, (middle - half) / (1 + z)), min(1.0, (middle + half) / (1 + z))

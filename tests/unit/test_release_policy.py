@@ -31,8 +31,8 @@ def test_a_bound_is_the_champions_quantile_and_some_more_or_what_was_promised() 
 
 
 REFUSED = {
-    "a key that nobody knows": ("alpha: 0.05 ", "alfa: 0.05 ", "alfa: unknown key"),
-    "a key within": ("min_requests: 20,", "min_request: 20,", "steps.0.min_request: unknown key"),
+    "a key that nobody knows": ("alpha: 0.05 ", "alfa: 0.05 ", "alfa: there is no such key"),
+    "a key within": ("min_requests: 20,", "min_request: 20,", "steps.0.min_request: there is no such key"),
     "a chance that is no number": ("alpha: 0.05 ", "alpha: .nan ", "alpha: is nan"),
     "a chance that is none": ("alpha: 0.05 ", "alpha: 0 ", "alpha: is 0"),
     "a margin that is no number": ("non-inferiority, margin: 0.05", "non-inferiority, margin: .nan", "primary.quality.margin: is nan"),

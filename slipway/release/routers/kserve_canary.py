@@ -84,12 +84,7 @@ class CanaryRouter:
         return manifests.with_canary(self.settings, spec["canary"][0]["predictor"], spec["predictor"], 0)
 
     def _until_ready(self, version: str) -> None:
-        protocol.wait(
-            lambda: self.look().ready.get(version, False),
-            self.settings.ready_seconds,
-            self.settings.look_seconds,
-            lambda: f"{version} at {self.ref} is not ready",
-        )
+        protocol.until_ready(self, version, self.settings.ready_seconds, self.settings.look_seconds, str(self.ref))
 
     def _until(self, candidate_percent: float) -> Traffic:
         def done() -> bool:

@@ -101,12 +101,7 @@ class LLMRouter:
                 self.cluster.change(self._at(one), lambda there, number=number: _charged(there, number))  # type: ignore[misc]
 
     def _until_ready(self, version: str) -> None:
-        protocol.wait(
-            lambda: self.look().ready.get(version, False),
-            self.settings.ready_seconds,
-            self.settings.look_seconds,
-            lambda: f"{version} at {self.ref} is not ready",
-        )
+        protocol.until_ready(self, version, self.settings.ready_seconds, self.settings.look_seconds, str(self.ref))
 
     def _until(self, candidate_percent: float) -> Traffic:
         def done() -> bool:

@@ -96,11 +96,13 @@ class PercentRouter:
         return there
 
     def _until_ready(self, version: str) -> None:
-        protocol.wait(
-            lambda: self.look().ready.get(version, False),
+        protocol.until_ready(
+            self,
+            version,
             self.settings.ready_seconds,
             self.settings.look_seconds,
-            lambda: f"{version} at {self.ref} is not ready{_why(self.cluster.find(self.ref))}",
+            str(self.ref),
+            lambda: _why(self.cluster.find(self.ref)),
         )
 
     def _until(self, candidate_percent: float) -> Traffic:

@@ -38,12 +38,7 @@ class LocalRouter:
             self.abandon()
         if not self._has("candidate", candidate.version):
             self._serve("candidate", candidate.version)
-        protocol.wait(
-            lambda: self.look().ready.get(candidate.version, False),
-            self.ready_seconds,
-            0.05,
-            lambda: f"the candidate {candidate.version} at {WHERE} is not ready",
-        )
+        protocol.until_ready(self, candidate.version, self.ready_seconds, 0.05, WHERE)
 
     def move(self, candidate_percent: float, why: str) -> Traffic:
         wanted = protocol.share(candidate_percent)

@@ -136,3 +136,15 @@ def wait(done: Callable[[], bool], seconds: float, every: float, said: Callable[
         if time.monotonic() > deadline:
             raise Transient(f"{said()} after {seconds:g} s; look at it there, then run this again")
         time.sleep(every)
+
+
+def until_ready(
+    router: Router, version: str, seconds: float, every: float, where: str, why: Callable[[], str] = lambda: ""
+) -> None:
+    """Returns when a version is ready there; Transient when it is not in time."""
+    wait(
+        lambda: router.look().ready.get(version, False),
+        seconds,
+        every,
+        lambda: f"{version} at {where} is not ready{why()}",
+    )
